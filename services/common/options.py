@@ -1,0 +1,77 @@
+"""The options of every stage: types, ranges and help in one place.
+
+The registry checks them at submit, the gateway reads form fields by these names, the
+stages receive them. Field names are those of ``splatmill/v1/options.proto``. None means
+that the worker decides, from its settings and its device.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class StageOptions(BaseModel):
+    """Base of the stages' options: frozen, no unknown names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Matcher(StrEnum):
+    """How photos are matched with each other."""
+
+    EXHAUSTIVE = "exhaustive"
+    SEQUENTIAL = "sequential"
+
+
+class SfmOptions(StageOptions):
+    """Options of structure from motion."""
+
+    original_resolution: bool | None = Field(
+        None, description="Keep the photos' own size instead of shrinking them to max_image_size."
+    )
+    max_image_size: int | None = Field(
+        None, ge=256, le=8192, description="Longest side of the undistorted photos, in pixels."
+    )
+    max_features: int | None = Field(None, ge=256, le=65536, description="SIFT features kept per photo.")
+    matcher: Matcher | None = Field(
+        None, description="exhaustive: every photo with every other; sequential: neighbours by name."
+    )
+
+
+class TrainingOptions(StageOptions):
+    """Options of training."""
+
+    iterations: int | None = Field(None, ge=1, le=200_000, description="Optimisation steps, one photo each.")
+    densify_until_iter: int | None = Field(
+        None, ge=0, le=200_000, description="Last step at which Gaussians are added or removed."
+    )
+    sh_degree: int | None = Field(None, ge=0, le=3, description="Degree of the spherical harmonics.")
+    max_gaussians: int | None = Field(
+        None, ge=100, le=20_000_000, description="Most Gaussians the scene may have."
+    )
+    train_image_size: int | None = Field(
+        None, ge=64, le=8192, description="Longest side of the photos trained on, in pixels."
+    )
+    test_every: int | None = Field(
+        None, ge=0, le=1000, description="Hold out every n-th photo for the quality figures; 0 for none."
+    )
+    seed: int | None = Field(None, ge=0, le=2**63 - 1, description="Seed of every random choice.")
+
+
+class PostprocOptions(StageOptions):
+    """Options of post-processing."""
+
+    outlier_k_neighbors: int | None = Field(
+        None, ge=1, le=1000, description="Neighbours whose mean distance judges an outlier."
+    )
+    outlier_std_threshold: float | None = Field(
+        None, gt=0, le=100, description="Remove beyond mean + this many standard deviations."
+    )
+    outlier_remove_small_clusters: bool | None = Field(
+        None, description="Remove clusters smaller than outlier_min_cluster_ratio."
+    )
+    outlier_min_cluster_ratio: float | None = Field(
+        None, ge=0, le=1, description="Smallest cluster kept, as a fraction of all Gaussians."
+    )

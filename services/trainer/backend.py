@@ -1,0 +1,99 @@
+"""The small interface that a rasteriser has to fill to be trained with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from services.trainer.scene_types import Camera, Gaussians, StepOutput
+
+
+@dataclass(frozen=True)
+class AdamConfig:
+    """Constants of Adam as the 3DGS reference uses it."""
+
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-15
+
+
+class Backend(Protocol):
+    """Rendering, its gradient and the optimiser's step on one device.
+
+    The rasterisation is that of 3D Gaussian Splatting (Kerbl et al. 2023): EWA projection
+    with a 0.3 pixel low-pass filter, alpha = min(0.99, opacity * exp(-power)), alphas below
+    1/255 skipped, front to back until the transmittance falls below 1e-4.
+    """
+
+    device: torch.device
+
+    def render(self, gaussians: Gaussians, camera: Camera, sh_degree: int, background: Tensor) -> Tensor:
+        """Renders a picture without gradients.
+
+        Args:
+            gaussians: The scene, on ``device``.
+            camera: Where from, and how large.
+            sh_degree: Degree of spherical harmonics in use, 0 to the stored degree.
+            background: Linear RGB behind the scene, [3] float32 on ``device``.
+
+        Returns:
+            RGB, not clamped, [height, width, 3] float32 on ``device``.
+        """
+        ...
+
+    def loss_and_gradients(
+        self,
+        gaussians: Gaussians,
+        camera: Camera,
+        target: Tensor,
+        sh_degree: int,
+        background: Tensor,
+        dssim_weight: float,
+    ) -> StepOutput:
+        """One forward and backward pass of (1 - w) L1 + w (1 - SSIM), w = ``dssim_weight``.
+
+        SSIM has an 11 x 11 Gaussian window of sigma 1.5, zero padding, C1 = 0.01^2,
+        C2 = 0.03^2, and is averaged over all pixels and channels.
+
+        Args:
+            gaussians: The scene, on ``device``; left unchanged.
+            camera: The photo's camera.
+            target: The photo, [height, width, 3] uint8 on ``device``.
+            sh_degree: Degree of spherical harmonics in use.
+            background: Linear RGB behind the scene, [3] float32 on ``device``.
+            dssim_weight: Weight of D-SSIM, 0 to 1.
+
+        Returns:
+            Loss and gradients; the tensors are valid until the next call.
+        """
+        ...
+
+    def adam_step(
+        self,
+        parameters: Gaussians,
+        gradients: Gaussians,
+        first_moments: Gaussians,
+        second_moments: Gaussians,
+        learning_rates: dict[str, float],
+        step: int,
+        config: AdamConfig,
+    ) -> None:
+        """Updates parameters and moments in place with Adam (Kingma & Ba 2015).
+
+        Args:
+            parameters: What to update.
+            gradients: Their gradients.
+            first_moments: Running mean of the gradients.
+            second_moments: Running mean of their squares.
+            learning_rates: By parameter name.
+            step: Number of this step, from 1, for the bias correction.
+            config: Constants.
+        """
+        ...
+
+    def synchronize(self) -> None:
+        """Waits until the device has done all it was given."""
+        ...
