@@ -1,0 +1,82 @@
+// Shared by all kernels: sizes, the record of a projected Gaussian, small maths.
+//
+// Compiled at run time by NVRTC: no headers of the toolkit, no host code.
+#pragma once
+
+typedef unsigned int uint32;
+typedef unsigned char uint8;
+
+#define TILE 16              // pixels on a tile's side
+#define TILE_PIXELS 256      // threads of a rasterising block, one a pixel
+#define WARP_WIDTH 8         // a warp covers 8 x 4 pixels of its tile
+#define WARP_HEIGHT 4
+#define RECORD_FLOAT4S 3     // a projected Gaussian is three float4
+#define GRADIENT_STRIDE 12   // floats a Gaussian in the gradient of its record
+
+#define ALPHA_MIN (1.0f / 255.0f)
+#define ALPHA_MAX 0.99f
+#define TRANSMITTANCE_MIN 1e-4f
+#define LOW_PASS 0.3f        // pixel^2 added to the projected covariance
+#define NEAR_PLANE 0.01f
+
+// A projected Gaussian as the rasteriser reads it.
+struct Record {
+    float x, y;              // mean, pixels
+    float a, b, c;           // conic: inverse covariance, 1/pixel^2
+    float opacity;
+    float red, green, blue;
+    float reach;             // where a dx^2 + 2 b dx dy + c dy^2 exceeds this, alpha < 1/255
+};
+
+__device__ __forceinline__ Record load_record(const float4* records, int index) {
+    const float4 p = records[index * RECORD_FLOAT4S];
+    const float4 q = records[index * RECORD_FLOAT4S + 1];
+    const float4 r = records[index * RECORD_FLOAT4S + 2];
+    return {p.x, p.y, p.z, p.w, q.x, q.y, q.z, q.w, r.x, r.y};
+}
+
+// Camera: 12 floats of cam_from_world (3 x 4, row by row), then fx fy cx cy width height
+// and the three coordinates of the camera's centre in the world.
+struct CameraView {
+    float m[12];
+    float fx, fy, cx, cy, width, height;
+    float center[3];
+};
+
+// First and last tile column that the ellipse reaches within one row of tiles, from the
+// exact extent of the ellipse between the row's first and last pixel centre.
+//
+// The ellipse is a dx^2 + 2 b dx dy + c dy^2 = reach. For a fixed dy its right end is
+// (-b dy + sqrt(b^2 dy^2 - a (c dy^2 - reach))) / a; over an interval of dy the end is
+// furthest at the dy of the ellipse's own extreme point, clamped to the interval.
+__device__ __forceinline__ bool tile_columns(
+    const Record& g, int row, int tiles_x, int* first, int* last
+) {
+    const float low = row * TILE + 0.5f - g.y;
+    const float high = low + (TILE - 1);
+    const float det = g.a * g.c - g.b * g.b;
+    const float half_height = sqrtf(g.reach * g.a / det);
+    if (low > half_height || high < -half_height) return false;
+    const float half_width = sqrtf(g.reach * g.c / det);
+    const float extreme = -g.b / g.c * half_width;  // dy of the rightmost point
+    const float y_right = fminf(fmaxf(extreme, low), high);
+    const float y_left = fminf(fmaxf(-extreme, low), high);
+    const float root_right = fmaxf(g.b * g.b * y_right * y_right - g.a * (g.c * y_right * y_right - g.reach), 0.0f);
+    const float root_left = fmaxf(g.b * g.b * y_left * y_left - g.a * (g.c * y_left * y_left - g.reach), 0.0f);
+    const float right = g.x + (-g.b * y_right + sqrtf(root_right)) / g.a;
+    const float left = g.x + (-g.b * y_left - sqrtf(root_left)) / g.a;
+    // A tile's pixel centres span [16 t + 0.5, 16 t + 15.5].
+    const float first_tile = ceilf((left - (TILE - 0.5f)) / TILE);
+    const float last_tile = floorf((right - 0.5f) / TILE);
+    *first = (int)fmaxf(first_tile, 0.0f);
+    *last = (int)fminf(last_tile, (float)(tiles_x - 1));
+    return *first <= *last;
+}
+
+// Rows of tiles that the ellipse reaches.
+__device__ __forceinline__ void tile_rows(const Record& g, int tiles_y, int* first, int* last) {
+    const float det = g.a * g.c - g.b * g.b;
+    const float half_height = sqrtf(g.reach * g.a / det);
+    *first = (int)fmaxf(ceilf((g.y - half_height - (TILE - 0.5f)) / TILE), 0.0f);
+    *last = (int)fminf(floorf((g.y + half_height - 0.5f) / TILE), (float)(tiles_y - 1));
+}

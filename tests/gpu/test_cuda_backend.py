@@ -1,0 +1,112 @@
+"""The CUDA kernels against the float64 reference."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from services.trainer.backend import AdamConfig
+from services.trainer.scene_types import Gaussians
+from tests.helpers import reference_renderer as reference
+from tests.helpers.random_scene import look_at_origin, random_gaussians
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+
+
+@pytest.fixture(scope="module")
+def backend():
+    from services.trainer.cuda.backend import CudaBackend  # noqa: PLC0415
+
+    return CudaBackend()
+
+
+def on_gpu(gaussians: Gaussians) -> Gaussians:
+    return Gaussians(**{name: tensor.cuda() for name, tensor in gaussians.items()})
+
+
+def relative(value: torch.Tensor, truth: torch.Tensor) -> float:
+    assert torch.isfinite(value).all()
+    return float((value.cpu().double() - truth).norm() / truth.norm().clamp_min(1e-12))
+
+
+@pytest.mark.parametrize("degree", [0, 1, 2, 3])
+@pytest.mark.parametrize(("width", "height"), [(64, 48), (75, 41)])
+def test_loss_and_gradients(backend, degree, width, height):
+    scene, camera = random_gaussians(120, seed=degree), look_at_origin(width, height)
+    target = torch.randint(0, 256, (height, width, 3), dtype=torch.uint8)
+    background = torch.tensor([0.2, 0.4, 0.6])
+    loss, gradients, norms = reference.loss_and_gradients(scene, camera, target, degree, background, 0.2)
+    out = backend.loss_and_gradients(on_gpu(scene), camera, target.cuda(), degree, background.cuda(), 0.2)
+    assert float(out.loss) == pytest.approx(float(loss), rel=1e-5)
+    for (name, value), (_, truth) in zip(out.gradients.items(), gradients.items(), strict=True):
+        assert relative(value, truth) < 2e-4, name
+    assert relative(out.mean2d_gradient_norms, norms) < 2e-4
+
+
+def test_render_matches_reference(backend):
+    scene, camera = random_gaussians(300, seed=7), look_at_origin(101, 67)
+    background = torch.tensor([0.1, 0.0, 0.3])
+    doubled = Gaussians(**{name: tensor.double() for name, tensor in scene.items()})
+    truth = reference.render(doubled, camera, 3, background.double())
+    picture = backend.render(on_gpu(scene), camera, 3, background.cuda())
+    assert (picture.cpu().double() - truth).abs().max() < 1e-4
+
+
+def test_nothing_in_view_is_background(backend):
+    background = torch.tensor([0.3, 0.2, 0.1])
+    camera = look_at_origin(40, 30)
+    behind = random_gaussians(5)
+    behind.means[:] = torch.tensor([0.0, 0.0, -10.0])
+    for scene in (behind, behind.select(torch.zeros(5, dtype=torch.bool))):
+        picture = backend.render(on_gpu(scene), camera, 3, background.cuda())
+        assert torch.allclose(picture.cpu(), background.expand(30, 40, 3))
+        target = torch.zeros(30, 40, 3, dtype=torch.uint8).cuda()
+        out = backend.loss_and_gradients(on_gpu(scene), camera, target, 3, background.cuda(), 0.2)
+        assert all(float(tensor.abs().sum()) == 0 for _, tensor in out.gradients.items())
+
+
+def test_not_a_number_does_not_spread(backend):
+    scene, camera = random_gaussians(50), look_at_origin(64, 48)
+    background = torch.zeros(3).cuda()
+    clean = backend.render(on_gpu(scene.select(torch.arange(10, 50))), camera, 3, background).clone()
+    for row, (_, tensor) in zip(range(4), scene.items(), strict=False):
+        tensor[row] = float("nan")
+    scene.opacity_logits[4:10] = -50.0
+    picture = backend.render(on_gpu(scene), camera, 3, background)
+    assert torch.allclose(picture, clean)
+
+
+def test_pairs_outgrowing_the_room_recover(backend):
+    small, big = random_gaussians(50, size=0.01), random_gaussians(4000, seed=3, size=0.5)
+    camera, background = look_at_origin(320, 240), torch.zeros(3).cuda()
+    target = torch.zeros(240, 320, 3, dtype=torch.uint8).cuda()
+    backend.loss_and_gradients(on_gpu(small), camera, target, 3, background, 0.2)
+    scene = on_gpu(big)
+    for _ in range(3):
+        out = backend.loss_and_gradients(scene, camera, target, 3, background, 0.2)
+        backend.synchronize()
+    stepped = {name: tensor.clone() for name, tensor in out.gradients.items()}
+    backend.render(scene, camera, 3, background)
+    again = backend.loss_and_gradients(scene, camera, target, 3, background, 0.2)
+    for name, tensor in again.gradients.items():
+        assert relative(tensor, stepped[name].cpu().double()) < 1e-4, name
+
+
+def test_adam_follows_torch(backend):
+    scene = on_gpu(random_gaussians(333))
+    first, second = scene.zeros_like(), scene.zeros_like()
+    leaves = [tensor.clone().requires_grad_() for _, tensor in scene.items()]
+    rates = {name: 1e-3 * (k + 1) for k, (name, _) in enumerate(scene.items())}
+    groups = [{"params": [leaf], "lr": rate} for leaf, rate in zip(leaves, rates.values(), strict=True)]
+    optimizer = torch.optim.Adam(groups, eps=1e-15)
+    for step in range(1, 6):
+        gradients = on_gpu(random_gaussians(333, seed=step))
+        for leaf, (_, gradient) in zip(leaves, gradients.items(), strict=True):
+            leaf.grad = gradient.clone()
+        optimizer.step()
+        backend.adam_step(scene, gradients, first, second, rates, step, AdamConfig())
+    for leaf, (name, tensor) in zip(leaves, scene.items(), strict=True):
+        assert torch.allclose(tensor, leaf, rtol=1e-5, atol=1e-6), name
