@@ -1,0 +1,277 @@
+// The 3D stage: engine, camera and controls. It draws only when something has changed.
+import { SparkRenderer, SplatFileType, SplatMesh } from "@sparkjsdev/spark";
+import {
+  Group,
+  MathUtils,
+  MOUSE,
+  PerspectiveCamera,
+  Raycaster,
+  Scene,
+  TOUCH,
+  Vector2,
+  Vector3,
+  WebGLRenderer,
+} from "three";
+import { OrbitControls } from "three/addons/controls/OrbitControls.js";
+import { reducedMotion } from "../lib/dom";
+import type { FileType } from "./files";
+import { type Centres, type Frame, frame, pick } from "./framing";
+
+const FOV_Y = 50; // Degrees, in landscape.
+const SETTLED_MS = 160; // Nothing asked for a frame during this time.
+const SLOW_FRAME_MS = 42; // Slower than this while moving: fewer pixels until it rests.
+const LEAST_SCALE = 0.45;
+const FLIGHT_MS = 420;
+const PICK_TOLERANCE = 0.012; // Radians, about 12 pixels.
+
+const TYPES: Record<FileType, SplatFileType> = {
+  spz: SplatFileType.SPZ,
+  splat: SplatFileType.SPLAT,
+  ply: SplatFileType.PLY,
+};
+
+interface Flight {
+  start: number;
+  position: [Vector3, Vector3];
+  target: [Vector3, Vector3];
+}
+
+export interface StageEvents {
+  /** Whether the picture rests. */
+  onSettled(settled: boolean): void;
+  /** The graphics card took the context away. */
+  onLost(): void;
+}
+
+export class Stage {
+  private readonly renderer: WebGLRenderer;
+  private readonly scene = new Scene();
+  private readonly camera = new PerspectiveCamera(FOV_Y, 1, 0.01, 1000);
+  private readonly controls: OrbitControls;
+  private readonly spark: SparkRenderer;
+  /** Turns COLMAP's axes (x right, y down, z ahead) to three's (y up, z towards the eye). */
+  private readonly upright = new Group();
+  private centres: Centres = { positions: new Float32Array(), opacities: new Float32Array() };
+  private home: Frame | null = null;
+  private flight: Flight | null = null;
+  private frameId = 0;
+  private settleTimer = 0;
+  private lastFrameAt = 0;
+  private slowness = 0;
+  private scale = 1;
+  private movingScale = 1;
+
+  constructor(
+    private readonly canvas: HTMLCanvasElement,
+    private readonly events: StageEvents,
+  ) {
+    this.renderer = new WebGLRenderer({ canvas, antialias: false, powerPreference: "high-performance" });
+    this.renderer.setClearColor(0x0e0d0c, 1);
+    // The scenes were trained with 0.3 pixels of blur and no compensation; drawing them
+    // with the engine's default (blur with compensation) makes fine things fade.
+    this.spark = new SparkRenderer({
+      renderer: this.renderer,
+      onDirty: () => this.draw(),
+      preBlurAmount: 0.3,
+      blurAmount: 0,
+    });
+    this.upright.rotation.x = Math.PI;
+    this.scene.add(this.spark, this.upright, this.camera);
+    this.controls = this.makeControls();
+    canvas.addEventListener("webglcontextlost", (event) => {
+      event.preventDefault();
+      events.onLost();
+    });
+    new ResizeObserver(() => this.resize()).observe(canvas);
+    this.resize();
+  }
+
+  /** Decodes a file and shows it; answers how many splats there are. */
+  async load(data: Uint8Array<ArrayBuffer>, type: FileType): Promise<number> {
+    // Without extSplats the centres are float16, which distorts scenes away from the origin.
+    const mesh = new SplatMesh({ fileBytes: data, fileType: TYPES[type], extSplats: true });
+    await mesh.initialized;
+    this.upright.add(mesh);
+    this.upright.updateMatrixWorld(true);
+    this.centres = centresOf(mesh);
+    this.reset(false);
+    return this.centres.opacities.length;
+  }
+
+  /** Back to the first view. */
+  reset(animated = true): void {
+    this.home = frame(this.centres, MathUtils.degToRad(this.camera.fov), this.camera.aspect);
+    const { radius, position, target } = this.home;
+    this.camera.near = radius * 0.004;
+    this.camera.far = radius * 400;
+    this.camera.updateProjectionMatrix();
+    this.controls.minDistance = radius * 0.02;
+    this.controls.maxDistance = radius * 30;
+    this.fly(new Vector3(...position), new Vector3(...target), animated);
+  }
+
+  /** Turns by angles in radians. */
+  turn(left: number, up: number): void {
+    this.flight = null;
+    this.controls.rotateLeft(left);
+    this.controls.rotateUp(up);
+    this.draw();
+  }
+
+  /** Pans by CSS pixels. */
+  pan(x: number, y: number): void {
+    this.flight = null;
+    this.controls.pan(x, y);
+    this.draw();
+  }
+
+  /** Zooms in by a factor above 1, out by one below. */
+  zoom(factor: number): void {
+    this.flight = null;
+    const offset = this.camera.position.clone().sub(this.controls.target);
+    const { minDistance, maxDistance } = this.controls;
+    offset.setLength(MathUtils.clamp(offset.length() / factor, minDistance, maxDistance));
+    this.fly(offset.add(this.controls.target), this.controls.target.clone(), true);
+  }
+
+  /** Makes the point under a place on the canvas the one to turn around. */
+  focus(clientX: number, clientY: number): void {
+    const box = this.canvas.getBoundingClientRect();
+    const place = new Vector2(
+      ((clientX - box.left) / box.width) * 2 - 1,
+      1 - ((clientY - box.top) / box.height) * 2,
+    );
+    const caster = new Raycaster();
+    caster.setFromCamera(place, this.camera);
+    const { origin, direction } = caster.ray;
+    const point = pick(this.centres, origin.toArray(), direction.toArray(), PICK_TOLERANCE);
+    if (!point) return;
+    const target = new Vector3(...point);
+    const offset = this.camera.position.clone().sub(this.controls.target);
+    const distance = this.camera.position.distanceTo(target) * 0.7;
+    offset.setLength(Math.max(distance, this.controls.minDistance));
+    this.fly(offset.add(target), target, true);
+  }
+
+  /** Asks for a frame. */
+  draw(): void {
+    clearTimeout(this.settleTimer);
+    this.settleTimer = 0;
+    this.events.onSettled(false);
+    if (this.frameId === 0) this.frameId = requestAnimationFrame((time) => this.tick(time));
+  }
+
+  private makeControls(): OrbitControls {
+    const controls = new OrbitControls(this.camera, this.canvas);
+    controls.mouseButtons = { LEFT: MOUSE.ROTATE, MIDDLE: MOUSE.DOLLY, RIGHT: MOUSE.PAN };
+    controls.touches = { ONE: TOUCH.ROTATE, TWO: TOUCH.DOLLY_PAN };
+    controls.enableDamping = !reducedMotion();
+    controls.dampingFactor = 0.14;
+    controls.screenSpacePanning = true;
+    controls.addEventListener("start", () => {
+      this.flight = null;
+      this.draw();
+    });
+    controls.addEventListener("change", () => this.draw());
+    return controls;
+  }
+
+  private resize(): void {
+    const { clientWidth: width, clientHeight: height } = this.canvas;
+    if (width === 0 || height === 0) return;
+    this.camera.aspect = width / height;
+    // A phone held upright would see a narrow slit of the scene otherwise.
+    const portrait = Math.min(1, this.camera.aspect);
+    this.camera.fov = MathUtils.lerp(FOV_Y * 1.3, FOV_Y, portrait);
+    this.camera.updateProjectionMatrix();
+    this.applyScale(this.scale, true);
+    this.draw();
+  }
+
+  private applyScale(scale: number, force = false): void {
+    if (scale === this.scale && !force) return;
+    this.scale = scale;
+    const { clientWidth: width, clientHeight: height } = this.canvas;
+    this.renderer.setPixelRatio(Math.min(devicePixelRatio, 2) * scale);
+    this.renderer.setSize(width, height, false);
+  }
+
+  private tick(time: number): void {
+    this.frameId = 0;
+    this.advanceFlight(time);
+    const moving = this.controls.update() || this.flight !== null;
+    this.adapt(time, moving);
+    this.renderer.render(this.scene, this.camera);
+    this.lastFrameAt = time;
+    if (this.flight) this.draw();
+    else if (this.frameId === 0) this.settleSoon();
+  }
+
+  /** Fewer pixels while a slow machine moves, all of them once it rests. */
+  private adapt(time: number, moving: boolean): void {
+    const passed = time - this.lastFrameAt;
+    if (moving && passed < 1000) {
+      this.slowness = 0.7 * this.slowness + 0.3 * passed;
+      if (this.slowness > SLOW_FRAME_MS && this.movingScale > LEAST_SCALE) {
+        this.movingScale = Math.max(LEAST_SCALE, this.movingScale * 0.8);
+        this.slowness = SLOW_FRAME_MS * 0.6; // Judge the new size anew.
+      }
+      this.applyScale(this.movingScale);
+    }
+  }
+
+  private settleSoon(): void {
+    clearTimeout(this.settleTimer);
+    this.settleTimer = window.setTimeout(() => {
+      if (this.spark.sorting || this.spark.sortDirty) {
+        this.settleSoon();
+      } else if (this.scale !== 1) {
+        this.applyScale(1);
+        this.draw();
+      } else {
+        this.events.onSettled(true);
+      }
+    }, SETTLED_MS);
+  }
+
+  private fly(position: Vector3, target: Vector3, animated: boolean): void {
+    if (!animated || reducedMotion()) {
+      this.flight = null;
+      this.camera.position.copy(position);
+      this.controls.target.copy(target);
+    } else {
+      this.flight = {
+        start: performance.now(),
+        position: [this.camera.position.clone(), position],
+        target: [this.controls.target.clone(), target],
+      };
+    }
+    this.draw();
+  }
+
+  private advanceFlight(time: number): void {
+    const { flight } = this;
+    if (!flight) return;
+    const share = MathUtils.clamp((time - flight.start) / FLIGHT_MS, 0, 1);
+    const eased = 1 - (1 - share) ** 3;
+    this.camera.position.lerpVectors(...flight.position, eased);
+    this.controls.target.lerpVectors(...flight.target, eased);
+    if (share >= 1) this.flight = null;
+  }
+}
+
+/** World centres and opacities of a mesh's splats. */
+function centresOf(mesh: SplatMesh): Centres {
+  const total = mesh.splats?.getNumSplats() ?? 0;
+  const positions = new Float32Array(3 * total);
+  const opacities = new Float32Array(total);
+  const world = new Vector3();
+  mesh.forEachSplat((index, centre, _scales, _quaternion, opacity) => {
+    world
+      .copy(centre)
+      .applyMatrix4(mesh.matrixWorld)
+      .toArray(positions, 3 * index);
+    opacities[index] = opacity;
+  });
+  return { positions, opacities };
+}
