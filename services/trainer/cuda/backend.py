@@ -159,14 +159,15 @@ class CudaBackend:
             total = int(ends[-1].item())
             self._capacity = max(self._capacity, _rounded(1.25 * total))
             return self._capacity
-        if self._total_ready is not None and self._total_ready.query():
+        ready = self._total_ready
+        if ready is not None and ready.query():  # type: ignore[no-untyped-call]
             total = int(self._total_host[0])
             if total > 0.9 * self._capacity:
                 self._capacity = _rounded(1.25 * total)
             self._total_ready = None
         if self._total_ready is None:
             self._total_host.copy_(ends[-1:], non_blocking=True)
-            self._total_ready = torch.cuda.Event()
+            self._total_ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._total_ready.record(torch.cuda.current_stream(self.device))
         return self._capacity
 

@@ -1,0 +1,78 @@
+"""A real browser opens the viewer of a real job."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Page, sync_playwright
+
+from tests.e2e.test_suite import finished  # noqa: F401  (the fixture)
+
+pytestmark = [pytest.mark.e2e, pytest.mark.browser, pytest.mark.timeout(600)]
+
+FLAGS = [
+    "--no-sandbox",
+    "--use-gl=angle",
+    "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator[Page]:
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("no chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        yield browser.new_page(viewport={"width": 480, "height": 360})
+        browser.close()
+
+
+def picture(page: Page) -> np.ndarray:
+    """The viewer's canvas once it has come to rest, [height, width, 3] uint8."""
+    page.locator("body[data-settled='true']").wait_for(timeout=60_000)
+    return np.asarray(Image.open(io.BytesIO(page.locator("canvas").first.screenshot())).convert("RGB"))
+
+
+def change(before: np.ndarray, after: np.ndarray) -> float:
+    return float(np.abs(before.astype(int) - after.astype(int)).mean())
+
+
+def drag(page: Page, button: str) -> None:
+    page.mouse.move(240, 180)
+    page.mouse.down(button=button)
+    page.mouse.move(300, 200, steps=4)
+    page.mouse.up(button=button)
+
+
+def test_the_scene_shows_and_moves(suite, finished, page):  # noqa: F811
+    page.goto(f"{suite.base_url}/v/{finished['pub_key']}")
+    page.locator("body[data-state='ready']").wait_for(timeout=90_000)
+    first = picture(page)
+    assert len(np.unique(first.reshape(-1, 3) // 32, axis=0)) > 30, "a blank picture has few colours"
+    drag(page, "left")
+    turned = picture(page)
+    assert change(first, turned) > 1
+    drag(page, "right")
+    panned = picture(page)
+    assert change(turned, panned) > 1
+    page.mouse.wheel(0, -400)
+    assert change(panned, picture(page)) > 1
+
+
+def test_an_unknown_key(suite, page):
+    answer = page.goto(f"{suite.base_url}/v/0000000000")
+    assert answer is not None
+    assert answer.status == 404
+    assert "not found" in page.content().lower() or "no scene" in page.content().lower()
