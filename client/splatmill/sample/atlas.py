@@ -30,10 +30,14 @@ class Atlas:
                 height, width = picture.shape[:2]
                 self._offsets[number, level] = total
                 self._heights[number, level], self._widths[number, level] = height, width
-                parts.append(np.ascontiguousarray(picture, dtype=np.float32).reshape(-1, 3))
+                parts.append(picture.reshape(-1, 3))
                 total += height * width
                 picture = _halved(picture)
-        self._texels: Rgb = np.concatenate(parts)
+        # Red, green, blue and a float of padding as one 16-byte item: numpy gathers single
+        # items about ten times faster than rows of three.
+        texels = np.zeros((total, 4), dtype=np.float32)
+        np.concatenate(parts, out=texels[:, :3])
+        self._texels: NDArray[np.complex128] = texels.view(np.complex128).ravel()
 
     def sample(
         self,
@@ -67,23 +71,28 @@ class Atlas:
         right = np.minimum(column + 1, width - 1) - column
         below = (np.minimum(row + 1, height - 1) - row) * width
         corner = start + row * width + column
-        texels = self._texels
-        upper = texels[corner]
-        upper += (texels[corner + right] - upper) * x[:, None]
-        lower = texels[corner + below]
-        lower += (texels[corner + below + right] - lower) * x[:, None]
+        x, y = x[:, None], y[:, None]
+        upper = self._gather(corner)
+        upper += (self._gather(corner + right) - upper) * x
+        corner += below
+        lower = self._gather(corner)
+        lower += (self._gather(corner + right) - lower) * x
         lower -= upper
-        lower *= y[:, None]
+        lower *= y
         upper += lower
-        return upper
+        return upper[:, :3]
+
+    def _gather(self, index: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Texels by number, [N, 4]."""
+        return np.take(self._texels, index, mode="clip").view(np.float32).reshape(-1, 4)
 
 
 def _halved(picture: Rgb) -> Rgb:
     """Each axis halved where it is longer than one texel, an odd last line dropped."""
     if picture.shape[0] > 1:
         even = picture.shape[0] // 2 * 2
-        picture = (picture[0:even:2] + picture[1:even:2]) / 2
+        picture = (picture[0:even:2] + picture[1:even:2]) / np.float32(2)
     if picture.shape[1] > 1:
         even = picture.shape[1] // 2 * 2
-        picture = (picture[:, 0:even:2] + picture[:, 1:even:2]) / 2
-    return np.asarray(picture, dtype=np.float32)
+        picture = (picture[:, 0:even:2] + picture[:, 1:even:2]) / np.float32(2)
+    return picture

@@ -139,4 +139,4 @@ def stretched(light: Rgb, height: int, width: int) -> Rgb:
         )
         for channel in range(3)
     ]
-    return np.maximum(np.stack([np.asarray(channel) for channel in channels], axis=2), 0)
+    return np.asarray(np.maximum(np.stack([np.asarray(channel) for channel in channels], axis=2), 0))

@@ -32,7 +32,7 @@ def value_noise(height: int, width: int, cells: tuple[float, float], rng: np.ran
     lattice = np.pad(rng.random((rows, columns), dtype=np.float32), ((0, 0), (_PAD, _PAD)), mode="wrap")
     box = (_PAD, _PAD, _PAD + across, _PAD + down)
     field = Image.fromarray(lattice).resize((width, height), Image.Resampling.BICUBIC, box=box)
-    return np.clip(np.asarray(field), 0.0, 1.0)
+    return np.asarray(np.clip(np.asarray(field), 0.0, 1.0))
 
 
 def fractal_noise(

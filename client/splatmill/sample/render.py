@@ -65,7 +65,12 @@ def _render_band(scene: Scene, camera: SampleCamera, top: int, bottom: int) -> R
     footprint = depth * length / np.float32(camera.fx * n)
     points = origin + directions.reshape(3, -1) * depth.reshape(-1)
     samples = _shade(scene, owner.reshape(-1), points, footprint.reshape(-1))
-    return np.asarray(samples.reshape(bottom - top, n, camera.width, n, 3).mean(axis=(1, 3)))
+    pixels = samples.reshape(bottom - top, n, camera.width, n, 3)
+    total = np.zeros((bottom - top, camera.width, 3), dtype=np.float32)
+    for i in range(n):
+        for j in range(n):
+            total += pixels[:, i, :, j]
+    return total / np.float32(n * n)
 
 
 def _window(shape: Shape, camera: SampleCamera, top: int, bottom: int) -> tuple[slice, slice] | None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
 Index = NDArray[np.int32]
+FaceSizes = tuple[tuple[float, float], ...]  # height and width of each face in world units
 
 _EPSILON = np.float32(1e-4)
 _TWO_PI = np.float32(2 * math.pi)
@@ -26,7 +27,7 @@ class Shape(Protocol):
 
     center: Array  # [3], of the bounding sphere
     radius: float  # of the bounding sphere
-    face_sizes: tuple[tuple[float, float], ...]  # height and width of each face in world units
+    face_sizes: FaceSizes
 
     def intersect(self, origins: Array, directions: Array) -> Array:
         """Distance along each ray to the first hit.
@@ -60,7 +61,7 @@ def rotation_about(axis: str, degrees: float) -> Array:
     return np.array(matrices[axis], dtype=np.float32)
 
 
-def _nearest_positive(near: Array, far: Array, hit: Array) -> Array:
+def _nearest_positive(near: Array, far: Array, hit: NDArray[np.bool_]) -> Array:
     t = np.where(near > _EPSILON, near, far)
     return np.where(hit & (t > _EPSILON), t, np.float32(np.inf))
 
@@ -72,7 +73,7 @@ class Sphere:
         self.center: Array = np.array(center, dtype=np.float32)
         self.radius = radius
         self._rotation = np.eye(3, dtype=np.float32) if rotation is None else rotation
-        self.face_sizes = ((math.pi * radius, 2 * math.pi * radius),)
+        self.face_sizes: FaceSizes = ((math.pi * radius, 2 * math.pi * radius),)
 
     def intersect(self, origins: Array, directions: Array) -> Array:
         """See ``Shape``."""
@@ -119,11 +120,11 @@ class Box:
         rotation: Array | None = None,
     ):
         self.center: Array = np.array(center, dtype=np.float32)
-        self._half: Array = np.array(size, dtype=np.float32) / 2
+        self._half: Array = np.array(size, dtype=np.float32) / np.float32(2)
         self._rotation = np.eye(3, dtype=np.float32) if rotation is None else rotation
         self.radius = float(np.linalg.norm(self._half))
         x, y, z = size
-        self.face_sizes = ((z, x), (z, y), (z, x), (z, y), (y, x), (y, x))
+        self.face_sizes: FaceSizes = ((z, x), (z, y), (z, x), (z, y), (y, x), (y, x))
 
     def intersect(self, origins: Array, directions: Array) -> Array:
         """See ``Shape``; slabs after Kay and Kajiya (1986)."""
@@ -176,7 +177,7 @@ class Frustum:
         self.center: Array = self._base + self._rotation @ np.array([0, 0, height / 2], dtype=np.float32)
         self.radius = math.hypot(widest, height / 2)
         slant = math.hypot(height, bottom_radius - top_radius)
-        self.face_sizes = (
+        self.face_sizes: FaceSizes = (
             (slant, 2 * math.pi * widest),
             (2 * top_radius, 2 * top_radius),
             (2 * bottom_radius, 2 * bottom_radius),
@@ -211,7 +212,8 @@ class Frustum:
         side_distance = np.abs(
             np.hypot(x, y) - (self._bottom + np.float32(self._top - self._bottom) * z / height)
         )
-        face = np.where(np.abs(z - height) < side_distance, 1, np.where(np.abs(z) < side_distance, 2, 0))
+        face_distances = np.stack([side_distance, np.abs(z - height), np.abs(z)])
+        face = face_distances.argmin(axis=0)
         half = np.float32(0.5)
         top, bottom = np.float32(0.5 / max(self._top, 1e-6)), np.float32(0.5 / max(self._bottom, 1e-6))
         u = np.choose(face, [np.arctan2(y, x) / _TWO_PI + half, x * top + half, x * bottom + half])
@@ -242,7 +244,7 @@ class Room:
         self.mat_size, self.dome_radius = mat_size, dome_radius
         self.center: Array = np.zeros(3, dtype=np.float32)
         self.radius = dome_radius
-        self.face_sizes = (
+        self.face_sizes: FaceSizes = (
             (mat_size, mat_size),
             (2 * dome_radius, 2 * dome_radius),
             (dome_radius * math.pi / 2, 2 * math.pi * dome_radius),
@@ -255,7 +257,7 @@ class Room:
         dome = -b + np.sqrt(np.maximum(b * b - c, 0))
         with np.errstate(divide="ignore", invalid="ignore"):
             floor = -origins[2] / directions[2]
-        return np.where((floor > _EPSILON) & (floor < dome), floor, dome)
+        return np.asarray(np.where((floor > _EPSILON) & (floor < dome), floor, dome))
 
     def texture_coordinates(self, points: Array) -> tuple[Index, Array, Array]:
         """See ``Shape``."""

@@ -170,8 +170,8 @@ def sail(height: int, width: int, paint: str, rng: np.random.Generator) -> Rgb:
     image, draw = _drawn(height, width, np.zeros(3, dtype=np.float32))
     for bar in range(9):
         draw.line((w * bar / 8, 0, w * bar / 8, h), fill="white", width=max(4, w // 70))
-    for bar in (0.0, 0.36, 0.68, 1.0):
-        draw.line((0, h * bar, w, h * bar), fill="white", width=max(6, h // 16))
+    for level in (0.0, 0.36, 0.68, 1.0):
+        draw.line((0, h * level, w, h * level), fill="white", width=max(6, h // 16))
     lattice = _picture(image, height, width)[..., 0]
     return mix(canvas, wood(height, width, "6b4426", "46290f", rng), lattice)
 
