@@ -74,12 +74,12 @@ class StageContext:
     """Output folder of the attempt before this one, which may hold a checkpoint."""
 
 
-OptionsT = TypeVar("OptionsT", bound=StageOptions, contravariant=True)
+OptionsT_contra = TypeVar("OptionsT_contra", bound=StageOptions, contravariant=True)
 
 StageRun = Generator[Progress, None, StageResult]
 
 
-class StageFunction(Protocol[OptionsT]):
+class StageFunction(Protocol[OptionsT_contra]):
     """The one function of a stage; it runs in a process of its own.
 
     Cancelling is ending that process, so a stage need not watch for it.
@@ -95,5 +95,7 @@ class StageFunction(Protocol[OptionsT]):
     """
 
     def __call__(
-        self, input_dir: Path, output_dir: Path, options: OptionsT, context: StageContext
-    ) -> StageRun: ...
+        self, input_dir: Path, output_dir: Path, options: OptionsT_contra, context: StageContext
+    ) -> StageRun:
+        """Runs the stage."""
+        ...

@@ -1,0 +1,79 @@
+"""The error type on the wire: google.rpc.Status with ErrorInfo, BadRequest and RetryInfo."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from splatmill.errors import Reason, SplatmillError
+from splatmill.v1 import progress_pb2
+
+DOMAIN = "splatmill"
+RETRY_SECONDS = 2
+
+
+def to_status(error: SplatmillError) -> grpc.Status:
+    """What ``context.abort_with_status`` takes."""
+    details: list[any_pb2.Any] = []
+
+    def add(message: object) -> None:
+        packed = any_pb2.Any()
+        packed.Pack(message)  # type: ignore[arg-type]
+        details.append(packed)
+
+    metadata = {"remedy": error.remedy, "retryable": str(error.retryable).lower(), "field": error.field}
+    add(error_details_pb2.ErrorInfo(reason=str(error.reason), domain=DOMAIN, metadata=metadata))
+    if error.code is grpc.StatusCode.INVALID_ARGUMENT:
+        violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.message)
+        add(error_details_pb2.BadRequest(field_violations=[violation]))
+    if error.retryable:
+        add(error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(seconds=RETRY_SECONDS)))
+    code = code_pb2.Code.Value(error.code.name)
+    status = status_pb2.Status(code=code, message=error.message, details=details)
+    return rpc_status.to_status(status)
+
+
+def from_rpc_error(error: grpc.RpcError) -> SplatmillError:
+    """The error that a failed call carries; one of ours unpacked, a foreign one translated."""
+    code = error.code() if callable(getattr(error, "code", None)) else grpc.StatusCode.UNKNOWN
+    message = (error.details() if callable(getattr(error, "details", None)) else None) or str(code)
+    info = _error_info(error)
+    if info is not None and info.domain == DOMAIN:
+        known = Reason(info.reason) if info.reason in set(Reason) else Reason.INTERNAL
+        meta = info.metadata
+        return SplatmillError(
+            known, message, meta.get("remedy", ""), meta.get("retryable") == "true", meta.get("field", "")
+        )
+    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+        return SplatmillError(
+            Reason.UNAVAILABLE, f"The service cannot be reached: {message}", "Try again in a moment.", True
+        )
+    if code is grpc.StatusCode.CANCELLED:
+        return SplatmillError(Reason.CANCELLED, "The call was cancelled.")
+    if code in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED):
+        return SplatmillError(Reason.INVALID_REQUEST, message)
+    return SplatmillError(Reason.INTERNAL, message, "Look at the service's log.")
+
+
+def error_detail(error: SplatmillError) -> progress_pb2.ErrorDetail:
+    """The error as events and jobs carry it."""
+    return progress_pb2.ErrorDetail(
+        reason=str(error.reason), message=error.message, remedy=error.remedy, retryable=error.retryable
+    )
+
+
+def _error_info(error: grpc.RpcError) -> error_details_pb2.ErrorInfo | None:
+    call: Any = error
+    trailing = call.trailing_metadata() if callable(getattr(error, "trailing_metadata", None)) else None
+    for key, value in trailing or ():
+        if key != "grpc-status-details-bin":
+            continue
+        for detail in status_pb2.Status.FromString(value).details:
+            info = error_details_pb2.ErrorInfo()
+            if detail.Unpack(info):
+                return info
+    return None

@@ -1,0 +1,90 @@
+"""A stage's own streaming RPC: the stage for any gRPC client, without the registry."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from services.common import option_codec
+from services.common.child_process import run_in_child
+from services.common.progress_codec import progress_to_proto
+from services.common.settings import ServiceSettings
+from services.common.stage import StageContext, StageResult
+from services.common.stage_spec import StageServiceSpec
+from services.common.store import LocalStore
+from splatmill.errors import Reason, SplatmillError
+from splatmill.v1 import progress_pb2
+
+
+class StageServicer:
+    """Answers the RPC that ``spec`` names; one run at a time, shared with the worker loop."""
+
+    def __init__(
+        self, spec: StageServiceSpec, settings: ServiceSettings, store: LocalStore, busy: asyncio.Lock
+    ) -> None:
+        self._spec = spec
+        self._settings = settings
+        self._store = store
+        self._busy = busy
+        setattr(self, spec.method, self._run)
+
+    async def _run(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        options = option_codec.from_proto(request.options, self._spec.options)
+        input_dir, output_dir = (
+            self._folder(request.input_dir, "input_dir"),
+            self._folder(request.output_dir, "output_dir"),
+        )
+        if not input_dir.is_dir():
+            raise SplatmillError(
+                Reason.INPUT_NOT_FOUND, f"There is no folder {request.input_dir!r} in the data folder.",
+                "Name a folder relative to the service's data folder.", field="input_dir",
+            )  # fmt: skip
+        if output_dir.exists() and any(output_dir.iterdir()):
+            raise SplatmillError(
+                Reason.INVALID_REQUEST, f"The output folder {request.output_dir!r} is not empty.",
+                "Name a new folder.", field="output_dir",
+            )  # fmt: skip
+        if self._busy.locked():
+            raise SplatmillError(
+                Reason.BUSY, "The service is at work on another task.", "Try again later.", retryable=True
+            )
+        async with self._busy:
+            async for response in self._work(input_dir, output_dir, options):
+                yield response
+
+    async def _work(self, input_dir: Path, output_dir: Path, options: Any) -> AsyncIterator[Any]:
+        done = False
+        output_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="splatmill-", ignore_cleanup_errors=True) as scratch:
+            run = run_in_child(
+                self._spec.name, self._spec.function, input_dir, output_dir, options,
+                StageContext(scratch_dir=Path(scratch)), self._settings,
+            )  # fmt: skip
+            try:
+                async with contextlib.aclosing(run) as messages:  # type: ignore[type-var]
+                    async for message in messages:
+                        if isinstance(message, StageResult):
+                            done = True
+                            result = progress_pb2.StageResult(metrics=dict(message.metrics))
+                            yield self._spec.response(result=result)
+                        else:
+                            yield self._spec.response(progress=progress_to_proto(self._spec.stage, message))
+            finally:
+                if not done:
+                    shutil.rmtree(output_dir, ignore_errors=True)
+
+    def _folder(self, name: str, field: str) -> Path:
+        try:
+            return self._store.path(name)
+        except SplatmillError as error:
+            raise SplatmillError(
+                error.reason,
+                f"{field} {name!r} lies outside the data folder.",
+                "Name a relative path inside it.",
+                field=field,
+            ) from error

@@ -1,0 +1,39 @@
+"""What makes a stage a service: its names, its options, its RPC."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from services.common.options import StageOptions
+from services.common.settings import ServiceSettings
+from splatmill.v1 import progress_pb2
+
+
+@dataclass(frozen=True)
+class StageServiceSpec:
+    """A stage and how it is offered."""
+
+    name: str
+    """``sfm``, ``train`` or ``postproc``."""
+    stage: progress_pb2.Stage.ValueType
+    """The same as the protos have it."""
+    function: str
+    """Import path, such as ``services.sfm.stage:run``."""
+    options: type[StageOptions]
+    """Model of its options."""
+    options_field: str
+    """Its field in JobOptions."""
+    settings: type[ServiceSettings]
+    """Its settings."""
+    port_setting: str
+    """Name of the settings' field that holds its gRPC port."""
+    service_name: str
+    """Full name of its gRPC service."""
+    method: str
+    """Name of its streaming RPC."""
+    response: type[Any]
+    """Response message of that RPC."""
+    register: Callable[[Any, Any], None]
+    """The generated ``add_..._to_server``."""

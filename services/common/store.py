@@ -1,0 +1,220 @@
+"""Where files live: photos, models, splats and logs, under keys such as ``jobs/a1b2c3d4/scene.spz``."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, Protocol
+
+from splatmill.errors import Reason, SplatmillError
+
+CHUNK = 1 << 20
+_PARTIAL = ".partial-"
+
+
+class ArtifactWriter(Protocol):
+    """A file being written; it appears under its key at commit, whole or not at all."""
+
+    def write(self, data: bytes) -> None:
+        """Adds bytes."""
+        ...
+
+    def commit(self) -> None:
+        """Makes the file appear."""
+        ...
+
+    def abort(self) -> None:
+        """Drops what was written; harmless after commit."""
+        ...
+
+
+class ArtifactStore(Protocol):
+    """A place for files. Keys are relative paths with forward slashes. Calls block."""
+
+    def create(self, key: str) -> ArtifactWriter:
+        """Begins a file."""
+        ...
+
+    def read(
+        self, key: str, offset: int = 0, length: int | None = None, chunk: int = CHUNK
+    ) -> Iterator[bytes]:
+        """A file's bytes, piece by piece."""
+        ...
+
+    def size(self, key: str) -> int:
+        """Size in bytes; raises ARTIFACT_NOT_FOUND."""
+        ...
+
+    def exists(self, key: str) -> bool:
+        """Whether there is such a file."""
+        ...
+
+    def list(self, prefix: str) -> list[tuple[str, int]]:
+        """Files below a prefix: paths relative to it, and sizes; sorted."""
+        ...
+
+    def move(self, source: str, target: str) -> None:
+        """Renames a file, replacing what was there."""
+        ...
+
+    def append(self, key: str, data: bytes) -> None:
+        """Adds to the end of a file, made if it is not there."""
+        ...
+
+    def delete_prefix(self, prefix: str) -> None:
+        """Removes everything below a prefix; harmless when there is nothing."""
+        ...
+
+    def checkout(self, prefix: str, scratch: Path) -> Path:
+        """A folder of this machine that holds what is below the prefix, to be read only."""
+        ...
+
+    def prepare_output(self, prefix: str, scratch: Path) -> Path:
+        """An empty folder of this machine for what shall be below the prefix after checkin."""
+        ...
+
+    def checkin(self, folder: Path, prefix: str) -> None:
+        """Stores what prepare_output's folder holds."""
+        ...
+
+    def free_bytes(self) -> int:
+        """Room that is left."""
+        ...
+
+
+class LocalStore:
+    """An artifact store in a folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+        self.root.mkdir(parents=True, exist_ok=True)
+
+    def path(self, key: str) -> Path:
+        """Where a key lies.
+
+        Raises:
+            SplatmillError: The key leads out of the store (INVALID_REQUEST).
+        """
+        parts = PurePosixPath(key).parts
+        bad = not parts or key.startswith("/") or ".." in parts or "\\" in key or "\0" in key
+        if bad or not (self.root / key).resolve().is_relative_to(self.root):
+            raise SplatmillError(
+                Reason.INVALID_REQUEST, f"{key!r} is no path inside the store.", "Use a plain relative path."
+            )
+        return self.root / key
+
+    def create(self, key: str) -> LocalWriter:
+        """See ArtifactStore."""
+        return LocalWriter(self.path(key))
+
+    def read(
+        self, key: str, offset: int = 0, length: int | None = None, chunk: int = CHUNK
+    ) -> Iterator[bytes]:
+        """See ArtifactStore."""
+        path = self._existing(key)
+        left = length
+        with path.open("rb") as file:
+            file.seek(offset)
+            while left is None or left > 0:
+                data = file.read(chunk if left is None else min(chunk, left))
+                if not data:
+                    return
+                left = None if left is None else left - len(data)
+                yield data
+
+    def size(self, key: str) -> int:
+        """See ArtifactStore."""
+        return self._existing(key).stat().st_size
+
+    def exists(self, key: str) -> bool:
+        """See ArtifactStore."""
+        return self.path(key).is_file()
+
+    def list(self, prefix: str) -> list[tuple[str, int]]:
+        """See ArtifactStore."""
+        base = self.path(prefix)
+        files = (path for path in base.rglob("*") if path.is_file() and not path.name.startswith(_PARTIAL))
+        return sorted((path.relative_to(base).as_posix(), path.stat().st_size) for path in files)
+
+    def move(self, source: str, target: str) -> None:
+        """See ArtifactStore."""
+        destination = self.path(target)
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(self._existing(source), destination)
+
+    def append(self, key: str, data: bytes) -> None:
+        """See ArtifactStore."""
+        path = self.path(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as file:
+            file.write(data)
+
+    def delete_prefix(self, prefix: str) -> None:
+        """See ArtifactStore."""
+        path = self.path(prefix)
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+    def checkout(self, prefix: str, scratch: Path) -> Path:
+        """See ArtifactStore; the folder itself."""
+        return self.path(prefix)
+
+    def prepare_output(self, prefix: str, scratch: Path) -> Path:
+        """See ArtifactStore; the folder itself."""
+        self.delete_prefix(prefix)
+        path = self.path(prefix)
+        path.mkdir(parents=True)
+        return path
+
+    def checkin(self, folder: Path, prefix: str) -> None:
+        """See ArtifactStore; nothing to do."""
+
+    def free_bytes(self) -> int:
+        """See ArtifactStore."""
+        return shutil.disk_usage(self.root).free
+
+    def _existing(self, key: str) -> Path:
+        path = self.path(key)
+        if not path.is_file():
+            raise SplatmillError(
+                Reason.ARTIFACT_NOT_FOUND, f"There is no file {key!r}.", "List the job's artifacts."
+            )
+        return path
+
+
+class LocalWriter:
+    """A file beside its final name until commit."""
+
+    def __init__(self, target: Path) -> None:
+        self._target = target
+        target.parent.mkdir(parents=True, exist_ok=True)
+        self._partial = target.with_name(f"{_PARTIAL}{secrets.token_hex(8)}")
+        self._file: BinaryIO | None = self._partial.open("wb")
+
+    def write(self, data: bytes) -> None:
+        """Adds bytes."""
+        if self._file is None:
+            raise ValueError("write after commit or abort")
+        self._file.write(data)
+
+    def commit(self) -> None:
+        """Flushes to disk and renames into place."""
+        if self._file is None:
+            raise ValueError("commit after commit or abort")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self._file = None
+        os.replace(self._partial, self._target)
+
+    def abort(self) -> None:
+        """Removes what was written."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+            self._partial.unlink(missing_ok=True)

@@ -1,0 +1,264 @@
+"""All five services on one machine: started together, logged together, stopped together."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import sys
+import time
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+STOP_SECONDS = 8.0
+START_SECONDS = 60.0
+MAX_BACKOFF_SECONDS = 30.0
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Service:
+    """A service of the suite."""
+
+    name: str
+    """Its folder below ``services``."""
+    port_variable: str
+    """Environment variable of its port."""
+    default_port: int
+    color: int
+    """ANSI colour of its log prefix."""
+
+    @property
+    def port(self) -> int:
+        """The port in force."""
+        return int(os.environ.get(self.port_variable, self.default_port))
+
+
+SERVICES = (
+    Service("registry", "SPLATMILL_REGISTRY_PORT", 50051, 33),
+    Service("sfm", "SPLATMILL_SFM_PORT", 50052, 32),
+    Service("trainer", "SPLATMILL_TRAINER_PORT", 50053, 35),
+    Service("postproc", "SPLATMILL_POSTPROC_PORT", 50054, 36),
+    Service("gateway", "SPLATMILL_PORT", 8000, 34),
+)
+
+
+class PortInUse(Exception):
+    """A port that a service needs is taken; the text says which, and which setting changes it."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the suite until Ctrl-C.
+
+    Args:
+        argv: Arguments without the program's name; those of the process when None.
+
+    Returns:
+        Exit status: 0 after a clean stop, 1 when the suite could not start.
+    """
+    parser = argparse.ArgumentParser(prog="splatmill up", description="Start all services on this machine.")
+    parser.add_argument("--data-dir", type=Path, help="folder of jobs and database (default: data)")
+    parser.add_argument("--port", type=int, help="HTTP port of the gateway (default: 8000)")
+    arguments = parser.parse_args(argv)
+    if arguments.data_dir is not None:
+        os.environ["SPLATMILL_DATA_DIR"] = str(arguments.data_dir)
+    if arguments.port is not None:
+        os.environ["SPLATMILL_PORT"] = str(arguments.port)
+    try:
+        return asyncio.run(Supervisor().run())
+    except PortInUse as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+
+
+def base_url() -> str:
+    """Where a browser on this machine finds the suite."""
+    return os.environ.get("SPLATMILL_BASE_URL") or f"http://localhost:{SERVICES[-1].port}"
+
+
+@dataclass
+class _Child:
+    service: Service
+    process: asyncio.subprocess.Process | None = None
+    restarts: int = 0
+    started: float = 0.0
+    tasks: list[asyncio.Task[None]] = field(default_factory=list)
+
+
+class Supervisor:
+    """Starts, watches and stops the services."""
+
+    def __init__(self) -> None:
+        self._children = [_Child(service) for service in SERVICES]
+        self._stopping = asyncio.Event()
+        self._interrupts = 0
+        self._color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+
+    async def run(self) -> int:
+        """Runs until SIGINT or SIGTERM.
+
+        Raises:
+            PortInUse: Before anything is started.
+        """
+        check_ports()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._interrupt)
+        watchers = [asyncio.create_task(self._keep_running(child)) for child in self._children]
+        announcer = asyncio.create_task(self._announce())
+        try:
+            await self._stopping.wait()
+        finally:
+            announcer.cancel()
+            await self._stop()
+            for watcher in watchers:
+                watcher.cancel()
+            await asyncio.gather(announcer, *watchers, return_exceptions=True)
+        self._say("stopped")
+        return 0
+
+    def _interrupt(self) -> None:
+        self._interrupts += 1
+        if self._interrupts == 1:
+            self._say("stopping (Ctrl-C again to kill)")
+            self._stopping.set()
+        else:
+            self._signal_all(signal.SIGKILL)
+
+    async def _keep_running(self, child: _Child) -> None:
+        """Starts a service, and again whenever it ends without being told to."""
+        while not self._stopping.is_set():
+            child.started = time.monotonic()
+            child.process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", f"services.{child.service.name}",
+                stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+                env=_environment(), start_new_session=True, preexec_fn=_die_with_parent,
+            )  # fmt: skip
+            await self._forward_log(child)
+            status = await child.process.wait()
+            if self._stopping.is_set():
+                return
+            if time.monotonic() - child.started > 60:
+                child.restarts = 0
+            child.restarts += 1
+            pause = min(MAX_BACKOFF_SECONDS, 0.5 * 2**child.restarts)
+            self._say(f"{child.service.name} ended with status {status}; starting it again in {pause:.0f} s")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), pause)
+
+    async def _forward_log(self, child: _Child) -> None:
+        assert child.process is not None and child.process.stdout is not None
+        while True:
+            try:
+                line = await child.process.stdout.readline()
+            except ValueError:  # a line longer than the buffer
+                continue
+            if not line:
+                return
+            self._line(child.service.name, line.decode(errors="replace").rstrip(), child.service.color)
+
+    async def _announce(self) -> None:
+        """Says where the suite is once every service answers."""
+        deadline = time.monotonic() + START_SECONDS
+        for service in SERVICES:
+            while not await _healthy(service):
+                if time.monotonic() > deadline:
+                    self._say(f"{service.name} does not answer on port {service.port}; see its lines above")
+                    return
+                await asyncio.sleep(0.2)
+        self._say(f"ready: open {base_url()}")
+
+    async def _stop(self) -> None:
+        self._signal_all(signal.SIGTERM)
+        waits = [child.process.wait() for child in self._children if child.process is not None]
+        try:
+            await asyncio.wait_for(asyncio.gather(*waits), STOP_SECONDS)
+        except TimeoutError:
+            self._say("some services did not stop in time and are killed")
+        self._signal_all(signal.SIGKILL)
+        await asyncio.gather(*(child.process.wait() for child in self._children if child.process is not None))
+
+    def _signal_all(self, number: int) -> None:
+        """Signals services; SIGKILL goes to their whole process groups."""
+        for child in self._children:
+            if child.process is None:
+                continue
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                if number == signal.SIGKILL:
+                    os.killpg(child.process.pid, number)
+                elif child.process.returncode is None:
+                    child.process.send_signal(number)
+
+    def _say(self, text: str) -> None:
+        self._line("splatmill", text, 1)
+
+    def _line(self, name: str, text: str, color: int) -> None:
+        prefix = f"{name:<9} |"
+        if self._color:
+            prefix = f"\033[{color}m{prefix}\033[0m"
+        sys.stdout.write(f"{prefix} {text}\n")
+        sys.stdout.flush()
+
+
+def check_ports() -> None:
+    """Raises PortInUse when a port of the suite is taken."""
+    for service in SERVICES:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", service.port))
+            except OSError:
+                raise PortInUse(
+                    f"Port {service.port} ({service.name}) is in use: is Splatmill running already? "
+                    f"Stop what uses it, or set {service.port_variable} to another port."
+                ) from None
+
+
+def _environment() -> dict[str, str]:
+    """The services' environment: gRPC on this machine only, unless told otherwise."""
+    registry = SERVICES[0]
+    return {
+        "SPLATMILL_GRPC_HOST": "127.0.0.1",
+        "SPLATMILL_REGISTRY_ADDRESS": f"127.0.0.1:{registry.port}",
+        "PYTHONUNBUFFERED": "1",
+        **os.environ,
+    }
+
+
+def _die_with_parent() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+async def _healthy(service: Service) -> bool:
+    if service.name == "gateway":
+        return await asyncio.to_thread(_ready_over_http, service.port)
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{service.port}") as channel:
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        try:
+            answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=2)
+        except grpc.aio.AioRpcError:
+            return False
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+def _ready_over_http(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=2):
+            return True
+    except OSError:
+        return False
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
