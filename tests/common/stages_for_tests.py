@@ -1,0 +1,62 @@
+"""Tiny stages that child processes import by name."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from services.common.stage import Progress, StageContext, StageResult
+from splatmill.errors import Reason, SplatmillError
+
+
+def good(input_dir: Path, output_dir: Path, options, context: StageContext):
+    print("a library that prints to stdout")  # noqa: T201
+    for step in range(5):
+        yield Progress("count", step / 5, log_lines=(f"step {step}",))
+    (output_dir / "sub").mkdir()
+    (output_dir / "sub" / "answer.txt").write_text("42")
+    return StageResult({"answer": 42.0})
+
+
+def typed_error(input_dir, output_dir, options, context):
+    yield Progress("try", 0.1)
+    raise SplatmillError(Reason.NO_OVERLAP, "The photos do not overlap.", "Take more photos.")
+
+
+def bug(input_dir, output_dir, options, context):
+    yield Progress("try", 0.1)
+    raise ZeroDivisionError("a bug")
+
+
+def memory(input_dir, output_dir, options, context):
+    yield Progress("try", 0.1)
+    raise MemoryError
+
+
+def killed(input_dir, output_dir, options, context):
+    yield Progress("try", 0.1)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def endless(input_dir, output_dir, options, context):
+    """Ignores SIGTERM, has a child of its own, and says both process numbers."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    grandchild = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    (output_dir / "partial.txt").write_text("half")
+    number = 0
+    while True:
+        number += 1
+        yield Progress("wait", 0.5, log_lines=(f"{os.getpid()} {grandchild.pid}",) if number == 1 else ())
+        time.sleep(0.05)
+
+
+def slow(input_dir, output_dir, options, context):
+    for step in range(40):
+        yield Progress("slow", step / 40, log_lines=(f"line {step}",))
+        time.sleep(0.05)
+    (output_dir / "done.txt").write_text("done")
+    return StageResult({"steps": 40.0})
