@@ -1,5 +1,4 @@
 // The job page: follows a job until it ends, and shows what came of it.
-import "../styles/base.css";
 import "../styles/job.css";
 import { showError } from "../lib/alert";
 import { ApiError, call, infoOf } from "../lib/api";
@@ -21,6 +20,8 @@ let refreshTimer = 0;
 let refreshAt = Number.POSITIVE_INFINITY;
 let pollTimer = 0;
 let resultShown = "";
+/** The alert is about the status, and goes when the status comes again; what a button was told stays. */
+let statusFailed = false;
 
 /** Asks for the status within `delay`; several wishes become one call. */
 function refreshWithin(delay: number): void {
@@ -35,10 +36,12 @@ async function refresh(): Promise<void> {
   refreshAt = Number.POSITIVE_INFINITY;
   try {
     takeStatus(await call<JobInfo>(`${path}/status`));
-    showError(byId("page-error"), null);
+    if (statusFailed) showError(byId("page-error"), null);
+    statusFailed = false;
   } catch (error) {
     const gone = error instanceof ApiError && error.status === 404;
     showError(byId("page-error"), infoOf(error));
+    statusFailed = true;
     if (gone) jobIsGone();
     else poll(true);
   }

@@ -18,12 +18,13 @@ export class JobModel {
   log: string[] = [];
   history: LossPoint[] = [];
   private logIsFromEvents = false;
+  private historyIsFromEvents = false;
 
   /** Takes a whole status. */
   takeStatus(info: JobInfo): void {
     this.info = info;
     this.toldAt = Date.now();
-    if (info.training) this.addTraining(info.training);
+    if (info.training && !this.historyIsFromEvents) this.addTraining(info.training);
     if (!this.logIsFromEvents && info.log_tail) this.log = [...info.log_tail];
   }
 
@@ -37,7 +38,7 @@ export class JobModel {
           if (typeof fraction === "number") task.fraction = Math.max(task.fraction ?? 0, fraction);
           if (step) task.step = step;
         }
-        if (training) this.addTraining(training);
+        if (training) this.addTrainingEvent(training);
         if (this.info && this.info.status === "PROCESSING") {
           if (training) this.info.training = training;
           if (gpu) this.info.gpu_memory = gpu;
@@ -66,6 +67,13 @@ export class JobModel {
 
   private task(stage: Stage): TaskInfo | undefined {
     return this.info?.tasks?.find((task) => task.stage === stage);
+  }
+
+  /** The stream tells everything from the start, so its points replace those of the polled status. */
+  private addTrainingEvent(figures: TrainingFigures): void {
+    if (!this.historyIsFromEvents) this.history = [];
+    this.historyIsFromEvents = true;
+    this.addTraining(figures);
   }
 
   private addTraining(figures: TrainingFigures): void {

@@ -47,20 +47,29 @@ function outcome(task: TaskInfo): string {
     parts.push(images !== null ? `${registered} of ${images} photos placed` : `${registered} photos placed`);
   if (points !== null) parts.push(plural(points, "point"));
   if (task.stage === "postproc" && gaussians !== null && before !== null) {
-    parts.push(`${count(gaussians)} of ${count(before)} Gaussians kept`);
+    parts.push(`${count(gaussians)} of ${count(before)} kept`);
   } else if (gaussians !== null) {
     parts.push(plural(gaussians, "Gaussian"));
   }
   if (psnr !== null && psnr > 0) parts.push(`${psnr.toFixed(1)} dB`);
   const time = elapsed(task);
   if (time) parts.push(time);
-  return parts.join(" · ");
+  return joined(parts);
 }
 
-function doing(task: TaskInfo): string {
-  const parts = [task.step ? stepText(task.step) : "starting"];
+/** Parts are kept whole where the line breaks. */
+function joined(parts: string[]): string {
+  return parts.map((part) => part.replaceAll(" ", "\u00a0")).join(" · ");
+}
+
+function doing(task: TaskInfo, info: JobInfo): string {
+  const { training } = info;
+  const steps = task.stage === "train" && training;
+  const parts = steps
+    ? [`step ${count(training.iteration)} of ${count(training.iterations)}`]
+    : [task.step ? stepText(task.step) : "starting"];
   if ((task.attempt ?? 1) > 1) parts.push(`attempt ${task.attempt}`);
-  return parts.join(" · ");
+  return joined(parts);
 }
 
 const LOOKS: Record<TaskInfo["state"], Look> = {
@@ -103,7 +112,7 @@ class Step {
     this.element.dataset.look = look;
     if (look === "now") this.element.setAttribute("aria-current", "step");
     else this.element.removeAttribute("aria-current");
-    setText(this.said, `, ${SAID[look]}`);
+    setText(this.said, ` (${SAID[look]})`);
     setText(this.text, text);
     show(this.bar, fraction !== null);
     if (fraction !== null) this.bar.value = fraction;
@@ -129,7 +138,7 @@ export class Stepper {
       const task = tasks[index];
       if (!task) return;
       const look = LOOKS[task.state] ?? "todo";
-      if (look === "now") step.set(look, doing(task), task.fraction ?? 0);
+      if (look === "now") step.set(look, doing(task, info), task.fraction ?? 0);
       else if (look === "done") step.set(look, outcome(task), null);
       else if (look === "bad") step.set(look, task.state === "FAILED" ? "failed here" : "stopped here", null);
       else

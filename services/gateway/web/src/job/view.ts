@@ -46,7 +46,13 @@ function head(info: JobInfo): void {
     info.created_at ? `started ${ago(info.created_at)}` : "",
     `job ${info.job_id}`,
   ];
-  setText(byId("job-facts"), facts.filter((fact) => fact !== "").join(" · "));
+  setText(
+    byId("job-facts"),
+    facts
+      .filter((fact) => fact !== "")
+      .map((fact) => fact.replaceAll(" ", "\u00a0"))
+      .join(" · "),
+  );
   const logFile = byId<HTMLAnchorElement>("log-file");
   logFile.href = `/recon/jobs/${encodeURIComponent(info.job_id)}/artifacts/logs/process.log`;
   show(logFile, info.status !== "UPLOADING" && info.status !== "PENDING");
@@ -83,6 +89,8 @@ function overall(info: JobInfo): void {
   const now = nowText(info);
   setText(byId("now"), now);
   show(byId("overall"), !hasEnded(info.status));
+  // While it waits its place says more than a zero.
+  for (const id of ["overall-number", "overall-bar"]) show(byId(id), info.status !== "PENDING");
   document.title =
     info.status === "PROCESSING"
       ? `${percent} % · ${info.title || "Splatmill"}`

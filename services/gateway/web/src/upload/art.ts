@@ -8,7 +8,7 @@ const SPRITE = 64;
 const FRAME_MS = 33;
 const CAMERA_DISTANCE = 5.2;
 const PITCH = 0.2;
-const CENTRE_Y = 0.86;
+const CENTRE_Y = 1.14;
 
 /** A soft disc per hue and shade: drawing a scaled picture is far cheaper than a gradient. */
 function sprites(): HTMLCanvasElement[][] {
@@ -145,7 +145,7 @@ class Art {
     [y, z] = [y * cp - z * sp, z * cp + y * sp];
     [ny, nz] = [ny * cp - nz * sp, nz * cp + ny * sp];
     const depth = CAMERA_DISTANCE - z;
-    const focal = Math.min(this.canvas.height * 1.74, this.canvas.width * 1.7);
+    const focal = Math.min(this.canvas.height * 1.4, this.canvas.width * 1.62);
     const scale = focal / depth;
     const major = disc.radius * scale * (1 + this.spread * 0.4) * 1.3;
     const shade = Math.min(SHADES - 1, Math.round(light * (SHADES - 1)));

@@ -1,5 +1,4 @@
 // The upload page: choose, check, send.
-import "../styles/base.css";
 import "../styles/upload.css";
 import { showError } from "../lib/alert";
 import { call, infoOf } from "../lib/api";

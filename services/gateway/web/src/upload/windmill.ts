@@ -72,20 +72,20 @@ class Builder {
 }
 
 function tower(builder: Builder): void {
-  const count = 430;
+  const count = 620;
   for (let i = 0; i < count; i += 1) {
     const height = 0.02 + 1.46 * (i / count);
     const angle = i * GOLDEN;
     const radius = 0.56 - 0.145 * height;
     const facing = Math.cos(angle - Math.PI / 2); // 1 straight ahead, +z.
-    const door = facing > 0.9 && height < 0.42;
-    const window = facing > 0.93 && height > 0.8 && height < 1;
+    const door = facing > 0.93 && height < 0.46;
+    const window = facing > 0.955 && height > 0.74 && height < 0.98;
     const side = Math.abs(Math.sin(angle)) < 0.3 && height > 0.55 && height < 0.72;
     const plinth = height < 0.16;
     const hue = door ? 3 : window || side ? 8 : plinth ? 2 : builder.pick() < 0.14 ? 1 : 0;
     const x = Math.cos(angle) * radius;
     const z = Math.sin(angle) * radius;
-    builder.push([x, height, z], [x, 0.08, z], 0.098, hue);
+    builder.push([x, height, z], [x, 0.08, z], 0.088, hue);
   }
 }
 
@@ -112,14 +112,14 @@ function sails(builder: Builder): void {
         HUB[1] + along[1] * distance + across[1] * offset,
         HUB[2] + depth,
       ] as const;
-    for (let i = 0; i < 22; i += 1) builder.push(at(0.05 + i * 0.055, 0, 0.02), [0, 0, 1], 0.036, 3, true);
+    for (let i = 0; i < 22; i += 1) builder.push(at(0.05 + i * 0.049, 0, 0.02), [0, 0, 1], 0.036, 3, true);
     for (let i = 0; i < 13; i += 1) {
       for (let j = 0; j < 4; j += 1) {
         const offset = 0.06 + j * 0.075;
         builder.push(
-          at(0.32 + i * 0.072, offset, 0.03 + offset * 0.25),
+          at(0.3 + i * 0.063, offset, 0.03 + offset * 0.25),
           [-across[0] * 0.25, -across[1] * 0.25, 1],
-          0.062,
+          0.068,
           arm % 2 === 0 ? 4 : 5,
           true,
         );
@@ -139,15 +139,15 @@ function sails(builder: Builder): void {
 }
 
 function ground(builder: Builder): void {
-  const count = 330;
+  const count = 460;
   for (let i = 0; i < count; i += 1) {
-    const r = 1.5 * Math.sqrt((i + 0.5) / count);
+    const r = 1.32 * Math.sqrt((i + 0.5) / count);
     const angle = i * GOLDEN;
     const mound = 0.05 * Math.cos(r * 2.2);
     const flower = r > 0.6 && builder.pick() < 0.1;
     const hue = flower ? (builder.pick() < 0.5 ? 9 : 5) : builder.pick() < 0.4 ? 7 : 6;
     const y = mound - 0.06 + (flower ? 0.06 : 0);
-    builder.push([Math.cos(angle) * r, y, Math.sin(angle) * r], [0, 1, 0.1], flower ? 0.045 : 0.15, hue);
+    builder.push([Math.cos(angle) * r, y, Math.sin(angle) * r], [0, 1, 0.1], flower ? 0.05 : 0.165, hue);
   }
 }
 

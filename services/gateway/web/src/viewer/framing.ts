@@ -5,6 +5,8 @@ export interface Centres {
   /** World coordinates, x y z per splat, y up. */
   readonly positions: Float32Array; // [3 n]
   readonly opacities: Float32Array; // [n]
+  /** Middle one of the three standard deviations. */
+  readonly sizes: Float32Array; // [n]
 }
 
 type Vec3 = [number, number, number];
@@ -74,32 +76,39 @@ export function frame(centres: Centres, fovY: number, aspect: number): Frame {
   };
 }
 
-/** Nearest point where a ray meets something solid, or null where it meets nothing. */
-export function pick(centres: Centres, origin: Vec3, direction: Vec3, tolerance: number): Vec3 | null {
-  const { positions, opacities } = centres;
-  const hits: { along: number; weight: number }[] = [];
+/**
+ * The point where a ray is stopped: it is followed through the splats it crosses, as drawing
+ * does, until half of its light is gone. Faint floaters in front are passed over.
+ *
+ * @param blur radius of the ray in radians, so that small splats can be met at all
+ * @returns null where the ray meets nothing solid
+ */
+export function pick(centres: Centres, origin: Vec3, direction: Vec3, blur: number): Vec3 | null {
+  const { positions, opacities, sizes } = centres;
+  const hits: { along: number; alpha: number }[] = [];
   for (let i = 0; i < opacities.length; i += 1) {
     const opacity = opacities[i] ?? 0;
-    if (opacity < 0.15) continue;
+    if (opacity < 0.02) continue;
     const x = (positions[3 * i] ?? 0) - origin[0];
     const y = (positions[3 * i + 1] ?? 0) - origin[1];
     const z = (positions[3 * i + 2] ?? 0) - origin[2];
     const along = x * direction[0] + y * direction[1] + z * direction[2];
     if (along <= 0) continue;
     const off2 = x * x + y * y + z * z - along * along;
-    const limit = tolerance * along;
-    if (off2 < limit * limit) hits.push({ along, weight: opacity });
+    const size = sizes[i] ?? 0;
+    const variance = size * size + (blur * along) ** 2;
+    if (off2 < 9 * variance) hits.push({ along, alpha: opacity * Math.exp((-0.5 * off2) / variance) });
   }
-  if (hits.length === 0) return null;
   hits.sort((a, b) => a.along - b.along);
-  // A single floater in front is passed over: the surface is where some opacity has added up.
-  const enough = Math.min(1.5, 0.5 * hits.reduce((sum, hit) => sum + hit.weight, 0));
-  let sum = 0;
-  for (const hit of hits) {
-    sum += hit.weight;
-    if (sum >= enough) {
-      const t = hit.along;
-      return [origin[0] + direction[0] * t, origin[1] + direction[1] * t, origin[2] + direction[2] * t];
+  let light = 1;
+  for (const { along, alpha } of hits) {
+    light *= 1 - alpha;
+    if (light < 0.5) {
+      return [
+        origin[0] + direction[0] * along,
+        origin[1] + direction[1] * along,
+        origin[2] + direction[2] * along,
+      ];
     }
   }
   return null;

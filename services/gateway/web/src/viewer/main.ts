@@ -1,5 +1,4 @@
 // The viewer page behind a share link: finds the scene, waits for it if need be, shows it.
-import "../styles/base.css";
 import "../styles/viewer.css";
 import { ApiError, call, infoOf } from "../lib/api";
 import { byId, setText, show } from "../lib/dom";
@@ -172,7 +171,6 @@ function ready(stage: Stage): void {
   raise();
   setState("ready");
   showHint(canvas);
-  canvas.focus({ preventScroll: true });
   stage.draw();
 }
 

@@ -22,7 +22,7 @@ const SETTLED_MS = 160; // Nothing asked for a frame during this time.
 const SLOW_FRAME_MS = 42; // Slower than this while moving: fewer pixels until it rests.
 const LEAST_SCALE = 0.45;
 const FLIGHT_MS = 420;
-const PICK_TOLERANCE = 0.012; // Radians, about 12 pixels.
+const PICK_BLUR = 0.002; // Radians, about two pixels.
 
 const TYPES: Record<FileType, SplatFileType> = {
   spz: SplatFileType.SPZ,
@@ -51,7 +51,11 @@ export class Stage {
   private readonly spark: SparkRenderer;
   /** Turns COLMAP's axes (x right, y down, z ahead) to three's (y up, z towards the eye). */
   private readonly upright = new Group();
-  private centres: Centres = { positions: new Float32Array(), opacities: new Float32Array() };
+  private centres: Centres = {
+    positions: new Float32Array(),
+    opacities: new Float32Array(),
+    sizes: new Float32Array(),
+  };
   private home: Frame | null = null;
   private flight: Flight | null = null;
   private frameId = 0;
@@ -144,7 +148,7 @@ export class Stage {
     const caster = new Raycaster();
     caster.setFromCamera(place, this.camera);
     const { origin, direction } = caster.ray;
-    const point = pick(this.centres, origin.toArray(), direction.toArray(), PICK_TOLERANCE);
+    const point = pick(this.centres, origin.toArray(), direction.toArray(), PICK_BLUR);
     if (!point) return;
     const target = new Vector3(...point);
     const offset = this.camera.position.clone().sub(this.controls.target);
@@ -260,18 +264,21 @@ export class Stage {
   }
 }
 
-/** World centres and opacities of a mesh's splats. */
+/** World centres, opacities and sizes of a mesh's splats. */
 function centresOf(mesh: SplatMesh): Centres {
   const total = mesh.splats?.getNumSplats() ?? 0;
   const positions = new Float32Array(3 * total);
   const opacities = new Float32Array(total);
+  const sizes = new Float32Array(total);
   const world = new Vector3();
-  mesh.forEachSplat((index, centre, _scales, _quaternion, opacity) => {
+  mesh.forEachSplat((index, centre, scales, _quaternion, opacity) => {
     world
       .copy(centre)
       .applyMatrix4(mesh.matrixWorld)
       .toArray(positions, 3 * index);
     opacities[index] = opacity;
+    const { x, y, z } = scales;
+    sizes[index] = x + y + z - Math.min(x, y, z) - Math.max(x, y, z);
   });
-  return { positions, opacities };
+  return { positions, opacities, sizes };
 }
