@@ -1,0 +1,72 @@
+"""``python -m services.registry``: the registry service."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+
+from services.common.grpc_server import Server
+from services.common.logging import set_up_logging
+from services.common.store import LocalStore
+from services.registry.core import Registry
+from services.registry.database import Database
+from services.registry.reconstruction_servicer import ReconstructionServicer
+from services.registry.settings import RegistrySettings
+from services.registry.task_servicer import TaskServicer
+from splatmill.errors import SplatmillError
+from splatmill.v1 import reconstruction_pb2_grpc, task_pb2_grpc
+
+log = logging.getLogger(__name__)
+
+
+async def start(settings: RegistrySettings, host: str, port: int) -> tuple[Server, Registry, int]:
+    """Opens database and store and listens; answers the port.
+
+    Raises:
+        SplatmillError: The port cannot be opened.
+    """
+    store = LocalStore(settings.data_dir)
+    database = await asyncio.to_thread(Database, settings.resolved_database_url)
+    registry = Registry(settings, database, store)
+    server = Server()
+    jobs, tasks = ReconstructionServicer(registry), TaskServicer(registry)
+    server.add(
+        "splatmill.v1.ReconstructionService",
+        lambda grpc: reconstruction_pb2_grpc.add_ReconstructionServiceServicer_to_server(jobs, grpc),
+    )
+    server.add(
+        "splatmill.v1.TaskService", lambda grpc: task_pb2_grpc.add_TaskServiceServicer_to_server(tasks, grpc)
+    )
+    return server, registry, await server.start(host, port)
+
+
+async def serve(settings: RegistrySettings) -> None:
+    """Runs until SIGTERM or SIGINT; long polls end first, so that stopping takes no wait."""
+    server, registry, port = await start(settings, settings.grpc_host, settings.registry_port)
+    log.info("serving on port %d, database %s", port, registry.database.engine.url.render_as_string())
+    sweeper = asyncio.create_task(registry.sweep_forever())
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await stop.wait()
+    sweeper.cancel()
+    registry.news.close()
+    await server.stop(grace=2.0)
+    registry.close()
+    log.info("stopped")
+
+
+def main() -> None:
+    """Serves until told to stop; exits with 1 when it cannot start."""
+    settings = RegistrySettings()
+    set_up_logging("registry", settings.log_level, settings.log_format)
+    try:
+        asyncio.run(serve(settings))
+    except SplatmillError as error:
+        log.error("%s", error)
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()

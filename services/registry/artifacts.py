@@ -1,0 +1,206 @@
+"""A job's files: where stages read and write, and how an attempt's output becomes the job's."""
+
+from __future__ import annotations
+
+import mimetypes
+import re
+import time
+from collections.abc import Iterable
+from pathlib import PurePosixPath
+
+from sqlmodel import Session, col, delete, select
+
+from services.common.store import ArtifactStore
+from services.registry.models import Artifact, Image, Job, Task
+from splatmill.errors import Reason, SplatmillError
+from splatmill.v1 import progress_pb2, task_pb2
+from splatmill.v1 import reconstruction_pb2 as pb
+
+LOG_NAME = "logs/process.log"
+PUBLIC = ("cloud.ply", "point_cloud.ply", "scene.splat", "scene.splat44", "scene.spz")
+
+_STAGE_NAME = {
+    progress_pb2.STAGE_SFM: "sfm",
+    progress_pb2.STAGE_TRAIN: "train",
+    progress_pb2.STAGE_POSTPROC: "postproc",
+}
+_INPUT = {
+    progress_pb2.STAGE_SFM: "upload",
+    progress_pb2.STAGE_TRAIN: "colmap",
+    progress_pb2.STAGE_POSTPROC: "output",
+}
+# Where a stage's files come to lie below the job's folder.
+_PUBLISHED = {
+    progress_pb2.STAGE_SFM: "colmap/",
+    progress_pb2.STAGE_TRAIN: "output/",
+    progress_pb2.STAGE_POSTPROC: "",
+}
+_RAW_CLOUD = re.compile(r"output/point_cloud/iteration_(\d+)/point_cloud\.ply")
+
+
+def job_prefix(job_id: str) -> str:
+    """Folder of a job in the store."""
+    return f"jobs/{job_id}"
+
+
+def input_prefix(job_id: str, stage: int) -> str:
+    """Folder that a stage reads."""
+    return f"{job_prefix(job_id)}/{_INPUT[progress_pb2.Stage.ValueType(stage)]}"
+
+
+def output_prefix(job_id: str, stage: int, start: int) -> str:
+    """Folder that one start of a stage writes to."""
+    return f"{work_prefix(job_id)}/{_STAGE_NAME[progress_pb2.Stage.ValueType(stage)]}-{start}"
+
+
+def work_prefix(job_id: str) -> str:
+    """Folder of all unpublished output of a job."""
+    return f"{job_prefix(job_id)}/work"
+
+
+def image_key(job_id: str, filename: str) -> str:
+    """Where a photo lies."""
+    return f"{job_prefix(job_id)}/upload/images/{filename}"
+
+
+def publish(
+    session: Session, store: ArtifactStore, job: Job, task: Task, files: Iterable[task_pb2.OutputFile]
+) -> None:
+    """Moves an attempt's files to their place and replaces the stage's rows.
+
+    It happens inside the transaction that ends the task: when that fails, the task is not
+    done, its next attempt overwrites what was moved, and no later stage has begun.
+
+    Raises:
+        SplatmillError: A file is missing or of another size (INVALID_REQUEST).
+    """
+    source = output_prefix(job.job_id, task.stage, task.starts)
+    described = list(files)
+    for file in described:
+        _check_path(file.path)
+        key = f"{source}/{file.path}"
+        if not store.exists(key) or store.size(key) != file.size_bytes:
+            raise SplatmillError(
+                Reason.INVALID_REQUEST, f"The output file {file.path!r} is not there as described.",
+                "Complete a task only after its output is stored whole.", retryable=True,
+            )  # fmt: skip
+    folder = _PUBLISHED[progress_pb2.Stage.ValueType(task.stage)]
+    old = session.exec(
+        select(Artifact).where(Artifact.job_id == job.job_id, Artifact.stage == task.stage)
+    ).all()
+    new_names = {folder + file.path for file in described}
+    for artifact in old:
+        session.delete(artifact)
+        if artifact.name not in new_names:
+            store.delete_prefix(f"{job_prefix(job.job_id)}/{artifact.name}")
+    session.flush()
+    now = time.time()
+    for file in described:
+        store.move(f"{source}/{file.path}", f"{job_prefix(job.job_id)}/{folder}{file.path}")
+        session.add(Artifact(
+            job_id=job.job_id, name=folder + file.path, stage=task.stage,
+            size_bytes=file.size_bytes, sha256=file.sha256, created_at=now,
+        ))  # fmt: skip
+
+
+def forget(session: Session, store: ArtifactStore, job_id: str, from_stage: int) -> None:
+    """Removes what a stage and all behind it have published."""
+    rows = session.exec(
+        select(Artifact).where(Artifact.job_id == job_id, col(Artifact.stage) >= from_stage)
+    ).all()
+    for row in rows:
+        store.delete_prefix(f"{job_prefix(job_id)}/{row.name}")
+        session.delete(row)
+
+
+def delete_rows(session: Session, job_id: str) -> None:
+    """Removes the rows of a job's files."""
+    session.exec(delete(Artifact).where(col(Artifact.job_id) == job_id))
+    session.exec(delete(Image).where(col(Image.job_id) == job_id))
+
+
+def public_artifacts(session: Session, job: Job) -> list[pb.Artifact]:
+    """Files that the share key alone opens."""
+    return [
+        artifact for name in PUBLIC if (artifact := find(session, job, name, public_only=True)) is not None
+    ]
+
+
+def all_artifacts(session: Session, store: ArtifactStore, job: Job) -> list[pb.Artifact]:
+    """Every file of a job, by name."""
+    rows = session.exec(select(Artifact).where(Artifact.job_id == job.job_id)).all()
+    images = session.exec(select(Image).where(Image.job_id == job.job_id)).all()
+    found = [_described(row.name, row) for row in rows]
+    found += [_described_image(image) for image in images]
+    log = _log_artifact(store, job)
+    return sorted(found + ([] if log is None else [log]), key=lambda artifact: artifact.name)
+
+
+def find(
+    session: Session, job: Job, name: str, public_only: bool, store: ArtifactStore | None = None
+) -> pb.Artifact | None:
+    """A file by its name or alias, or None."""
+    if public_only and name not in PUBLIC:
+        return None
+    if store is not None and name == LOG_NAME:
+        return _log_artifact(store, job)
+    real = stored_name(session, job, name)
+    row = session.get(Artifact, (job.job_id, real))
+    if row is not None:
+        return _described(name, row)
+    image = session.get(Image, (job.job_id, name.removeprefix("upload/images/")))
+    return _described_image(image) if image is not None and name.startswith("upload/images/") else None
+
+
+def stored_name(session: Session, job: Job, name: str) -> str:
+    """The path behind an alias; any other name as it is."""
+    if name == "cloud.ply":
+        return "point_cloud_filtered.ply"
+    if name == "point_cloud.ply":
+        query = select(Artifact.name).where(
+            Artifact.job_id == job.job_id, Artifact.stage == progress_pb2.STAGE_TRAIN
+        )
+        clouds = [match for row in session.exec(query).all() if (match := _RAW_CLOUD.fullmatch(row))]
+        return max(clouds, key=lambda match: int(match[1]))[0] if clouds else name
+    return name
+
+
+def _described(name: str, row: Artifact) -> pb.Artifact:
+    artifact = pb.Artifact(
+        name=name,
+        size_bytes=row.size_bytes,
+        sha256=row.sha256,
+        content_type=_content_type(name),
+        public=name in PUBLIC,
+        stage=progress_pb2.Stage.ValueType(row.stage),
+    )
+    artifact.created_at.FromNanoseconds(int(row.created_at * 1e9))
+    return artifact
+
+
+def _described_image(image: Image) -> pb.Artifact:
+    name = f"upload/images/{image.filename}"
+    return pb.Artifact(
+        name=name, size_bytes=image.size_bytes, sha256=image.sha256, content_type=_content_type(name)
+    )
+
+
+def _log_artifact(store: ArtifactStore, job: Job) -> pb.Artifact | None:
+    key = f"{job_prefix(job.job_id)}/{LOG_NAME}"
+    if not store.exists(key):
+        return None
+    return pb.Artifact(name=LOG_NAME, size_bytes=store.size(key), content_type="text/plain; charset=utf-8")
+
+
+def _content_type(name: str) -> str:
+    if name.endswith(".log"):
+        return "text/plain; charset=utf-8"
+    return mimetypes.guess_type(name)[0] or "application/octet-stream"
+
+
+def _check_path(path: str) -> None:
+    parts = PurePosixPath(path).parts
+    if not parts or path.startswith("/") or ".." in parts or "\\" in path or "\0" in path:
+        raise SplatmillError(
+            Reason.INVALID_REQUEST, f"{path!r} is no path below the output folder.", "Use relative paths."
+        )

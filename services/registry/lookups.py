@@ -1,0 +1,48 @@
+"""Finding rows, with the errors of not finding them."""
+
+from __future__ import annotations
+
+from sqlmodel import Session, col, select
+
+from services.registry.models import Job, Task
+from splatmill.errors import Reason, SplatmillError
+from splatmill.v1 import reconstruction_pb2 as pb
+
+ENDED = (pb.JOB_STATE_COMPLETED, pb.JOB_STATE_FAILED, pb.JOB_STATE_CANCELLED)
+
+
+def job_by_id(session: Session, job_id: str, lock: bool = False) -> Job:
+    """A job; ``lock`` holds its row until the transaction ends.
+
+    Raises:
+        SplatmillError: JOB_NOT_FOUND.
+    """
+    job = session.get(Job, job_id[:64], with_for_update=lock or None)
+    if job is None:
+        raise SplatmillError(
+            Reason.JOB_NOT_FOUND,
+            f"There is no job {job_id[:64]!r}.",
+            "Check the id; deleted jobs are gone for good.",
+        )
+    return job
+
+
+def job_by_key(session: Session, pub_key: str) -> Job:
+    """The job of a share key.
+
+    Raises:
+        SplatmillError: SCENE_NOT_FOUND.
+    """
+    job = session.exec(select(Job).where(Job.pub_key == pub_key[:64])).first()
+    if job is None:
+        raise SplatmillError(
+            Reason.SCENE_NOT_FOUND,
+            "There is no scene behind this link.",
+            "Check the link; deleted scenes are gone for good.",
+        )
+    return job
+
+
+def tasks_of(session: Session, job_id: str) -> list[Task]:
+    """A job's tasks in the order of stages."""
+    return list(session.exec(select(Task).where(Task.job_id == job_id).order_by(col(Task.stage))).all())

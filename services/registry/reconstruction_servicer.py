@@ -1,0 +1,223 @@
+"""ReconstructionService over the registry's core."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from sqlmodel import Session, col, select
+
+from services.common import option_codec
+from services.registry import artifacts, jobs, views
+from services.registry.core import Registry
+from services.registry.lookups import job_by_id, job_by_key
+from services.registry.models import Image, Job
+from services.registry.uploads import Upload
+from splatmill.errors import Reason, SplatmillError
+from splatmill.v1 import reconstruction_pb2 as pb
+from splatmill.v1 import reconstruction_pb2_grpc
+
+CHUNK = 1 << 20
+
+
+class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServicer):
+    """Translates between messages and the core."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._uploading: set[str] = set()
+
+    async def CreateJob(
+        self, request_iterator: AsyncIterator[pb.CreateJobRequest], context: Any
+    ) -> pb.CreateJobResponse:
+        """See the proto."""
+        first = await anext(aiter(request_iterator), None)
+        if first is None or first.WhichOneof("payload") != "spec":
+            raise _protocol_error("The first message of CreateJob must be the spec.")
+        job, new = await self._registry.begin_upload(first.spec)
+        if job.state == pb.JOB_STATE_UPLOADING:
+            try:
+                await self._receive(job.job_id, request_iterator)
+                if not job.hold:
+                    await self._registry.submit(job.job_id)
+            except BaseException:
+                if new and not job.resumable:
+                    await asyncio.shield(self._registry.remove(job.job_id))
+                raise
+        return pb.CreateJobResponse(job=await self._job(job.job_id))
+
+    async def UploadImages(
+        self, request_iterator: AsyncIterator[pb.UploadImagesRequest], context: Any
+    ) -> pb.UploadImagesResponse:
+        """See the proto."""
+        first = await anext(aiter(request_iterator), None)
+        if first is None or first.WhichOneof("payload") != "job_id":
+            raise _protocol_error("The first message of UploadImages must be the job_id.")
+        job = await self._registry.transact(lambda session: job_by_id(session, first.job_id))
+        if job.state != pb.JOB_STATE_UPLOADING:
+            raise SplatmillError(
+                Reason.JOB_STATE_CONFLICT,
+                f"Job {job.job_id} is submitted and takes no more photos.",
+                "Make a new job.",
+            )
+        await self._receive(job.job_id, request_iterator)
+        return pb.UploadImagesResponse(images=await self._registry.transact(lambda s: _images(s, job.job_id)))
+
+    async def _receive(self, job_id: str, requests: AsyncIterator[Any]) -> None:
+        """Takes in the photos of a stream; one stream a job at a time."""
+        if job_id in self._uploading:
+            raise SplatmillError(
+                Reason.UPLOAD_IN_PROGRESS,
+                f"Another upload of job {job_id} is running.", "Wait for it, then resume.",
+                retryable=True,
+            )  # fmt: skip
+        self._uploading.add(job_id)
+        upload: Upload | None = None
+        try:
+            upload = await self._registry.open_upload(job_id)
+            async for request in requests:
+                if request.WhichOneof("payload") != "chunk":
+                    raise _protocol_error("Only the first message may be other than a chunk.")
+                await self._registry.in_thread(upload.feed, request.chunk)
+            upload.end()
+        finally:
+            if upload is not None:
+                upload.abort()
+            self._uploading.discard(job_id)
+
+    async def GetUpload(self, request: pb.GetUploadRequest, context: Any) -> pb.GetUploadResponse:
+        """See the proto."""
+
+        def find(session: Session) -> pb.GetUploadResponse:
+            if request.WhichOneof("key") == "request_id":
+                job = session.exec(select(Job).where(Job.request_id == request.request_id[:64])).first()
+                if job is None:
+                    raise SplatmillError(
+                        Reason.JOB_NOT_FOUND, "No upload has that request_id.", "Begin a new one."
+                    )
+            else:
+                job = job_by_id(session, request.job_id)
+            return pb.GetUploadResponse(
+                job=views.job_message(session, job), images=_images(session, job.job_id)
+            )
+
+        return await self._registry.transact(find)
+
+    async def SubmitJob(self, request: pb.SubmitJobRequest, context: Any) -> pb.SubmitJobResponse:
+        """See the proto."""
+        await self._registry.submit(request.job_id)
+        return pb.SubmitJobResponse(job=await self._job(request.job_id))
+
+    async def GetJob(self, request: pb.GetJobRequest, context: Any) -> pb.GetJobResponse:
+        """See the proto."""
+        return pb.GetJobResponse(job=await self._job(request.job_id))
+
+    async def ListJobs(self, request: pb.ListJobsRequest, context: Any) -> pb.ListJobsResponse:
+        """See the proto."""
+
+        def find(session: Session) -> pb.ListJobsResponse:
+            found, token = jobs.page(session, request.states, request.page_size, request.page_token)
+            messages = [views.job_message(session, job, with_log=False) for job in found]
+            return pb.ListJobsResponse(jobs=messages, next_page_token=token)
+
+        return await self._registry.transact(find)
+
+    async def WatchJob(self, request: pb.WatchJobRequest, context: Any) -> AsyncIterator[pb.WatchJobResponse]:
+        """See the proto."""
+        async for event in self._registry.watch(request.job_id, request.after_sequence):
+            yield pb.WatchJobResponse(event=event)
+        if self._registry.news.closed:
+            raise SplatmillError(
+                Reason.UNAVAILABLE, "The registry is stopping.", "Watch again.", retryable=True
+            )
+
+    async def CancelJob(self, request: pb.CancelJobRequest, context: Any) -> pb.CancelJobResponse:
+        """See the proto."""
+        await self._registry.cancel(request.job_id)
+        return pb.CancelJobResponse(job=await self._job(request.job_id))
+
+    async def RetryJob(self, request: pb.RetryJobRequest, context: Any) -> pb.RetryJobResponse:
+        """See the proto."""
+        await self._registry.retry(request)
+        return pb.RetryJobResponse(job=await self._job(request.job_id))
+
+    async def DeleteJob(self, request: pb.DeleteJobRequest, context: Any) -> pb.DeleteJobResponse:
+        """See the proto."""
+        await self._registry.remove(request.job_id)
+        return pb.DeleteJobResponse()
+
+    async def GetQueue(self, request: pb.GetQueueRequest, context: Any) -> pb.GetQueueResponse:
+        """See the proto."""
+        limit = self._registry.settings.max_concurrent_jobs
+        return await self._registry.transact(lambda session: views.queue_message(session, limit))
+
+    async def GetScene(self, request: pb.GetSceneRequest, context: Any) -> pb.GetSceneResponse:
+        """See the proto."""
+
+        def find(session: Session) -> pb.GetSceneResponse:
+            job = job_by_key(session, request.pub_key)
+            files = artifacts.public_artifacts(session, job)
+            return pb.GetSceneResponse(job=views.job_message(session, job, with_log=False), artifacts=files)
+
+        return await self._registry.transact(find)
+
+    async def ListArtifacts(self, request: pb.ListArtifactsRequest, context: Any) -> pb.ListArtifactsResponse:
+        """See the proto."""
+
+        def find(session: Session) -> list[pb.Artifact]:
+            if request.WhichOneof("key") == "pub_key":
+                return artifacts.public_artifacts(session, job_by_key(session, request.pub_key))
+            return artifacts.all_artifacts(session, self._registry.store, job_by_id(session, request.job_id))
+
+        return pb.ListArtifactsResponse(artifacts=await self._registry.transact(find))
+
+    async def DownloadArtifact(
+        self, request: pb.DownloadArtifactRequest, context: Any
+    ) -> AsyncIterator[pb.DownloadArtifactResponse]:
+        """See the proto."""
+        artifact, key = await self._registry.transact(self._finder(request))
+        if not 0 <= request.offset <= artifact.size_bytes or request.length < 0:
+            raise SplatmillError(
+                Reason.BAD_OFFSET,
+                f"{request.name} has {artifact.size_bytes} bytes; {request.offset} lies outside.",
+                "Ask for an offset inside the file.", field="offset",
+            )  # fmt: skip
+        yield pb.DownloadArtifactResponse(artifact=artifact)
+        left = artifact.size_bytes - request.offset
+        pieces = self._registry.store.read(key, request.offset, min(left, request.length or left), CHUNK)
+        while (piece := await self._registry.in_thread(next, pieces, None)) is not None:
+            yield pb.DownloadArtifactResponse(data=piece)
+
+    def _finder(self, request: pb.DownloadArtifactRequest) -> Callable[[Session], tuple[pb.Artifact, str]]:
+        def find(session: Session) -> tuple[pb.Artifact, str]:
+            public = request.WhichOneof("key") == "pub_key"
+            job = job_by_key(session, request.pub_key) if public else job_by_id(session, request.job_id)
+            artifact = artifacts.find(session, job, request.name, public, self._registry.store)
+            if artifact is None:
+                raise SplatmillError(
+                    Reason.ARTIFACT_NOT_FOUND, f"There is no file {request.name[:200]!r}.",
+                    "Is the job done? ListArtifacts names its files.",
+                )  # fmt: skip
+            stored = artifacts.stored_name(session, job, request.name)
+            return artifact, f"{artifacts.job_prefix(job.job_id)}/{stored}"
+
+        return find
+
+    async def ListOptions(self, request: pb.ListOptionsRequest, context: Any) -> pb.ListOptionsResponse:
+        """See the proto."""
+        return pb.ListOptionsResponse(options=option_codec.describe())
+
+    async def _job(self, job_id: str) -> pb.Job:
+        return await self._registry.transact(
+            lambda session: views.job_message(session, job_by_id(session, job_id))
+        )
+
+
+def _images(session: Session, job_id: str) -> list[pb.StoredImage]:
+    rows = session.exec(select(Image).where(Image.job_id == job_id).order_by(col(Image.filename))).all()
+    return [views.image_message(row) for row in rows]
+
+
+def _protocol_error(text: str) -> SplatmillError:
+    return SplatmillError(Reason.INVALID_REQUEST, text, "See the comments of the proto.")

@@ -1,0 +1,39 @@
+"""Settings of the registry."""
+
+from __future__ import annotations
+
+from services.common.settings import ServiceSettings
+
+
+class RegistrySettings(ServiceSettings):
+    """What the registry reads from its environment."""
+
+    registry_port: int = 50051
+    """Its gRPC port."""
+    database_url: str = ""
+    """SQLAlchemy URL; empty for the file ``splatmill.db`` in the data folder."""
+    max_concurrent_jobs: int = 1
+    """Most jobs in PROCESSING at once; 0 for no limit."""
+    min_images: int = 3
+    """Fewest photos of a job."""
+    max_images: int = 200
+    """Most photos of a job."""
+    max_image_bytes: int = 100 * 1024 * 1024
+    """Largest photo in bytes."""
+    max_image_pixels: int = 150_000_000
+    """Largest photo in pixels; a small file that claims more is a decompression bomb."""
+    min_free_bytes: int = 1024 * 1024 * 1024
+    """Uploads are refused when less room than this is left."""
+    lease_seconds: float = 60.0
+    """How long a worker may be silent before its task is given to another."""
+    max_attempts: int = 3
+    """How often a stage is begun before the job fails."""
+    retry_seconds: float = 5.0
+    """Pause before the second attempt; doubled for each further one."""
+    upload_ttl_seconds: float = 24 * 3600
+    """How long an unfinished resumable upload is kept."""
+
+    @property
+    def resolved_database_url(self) -> str:
+        """The URL in force."""
+        return self.database_url or f"sqlite:///{self.data_dir.resolve() / 'splatmill.db'}"

@@ -1,0 +1,63 @@
+"""TaskService over the registry's core."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from services.registry.core import Registry
+from splatmill.errors import Reason, SplatmillError
+from splatmill.v1 import progress_pb2, task_pb2, task_pb2_grpc
+
+_MAX_WAIT_SECONDS = 60.0
+_MAX_WORKER_ID = 128
+
+
+class TaskServicer(task_pb2_grpc.TaskServiceServicer):
+    """Translates between messages and the core."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    async def LeaseTask(self, request: task_pb2.LeaseTaskRequest, context: Any) -> task_pb2.LeaseTaskResponse:
+        """See the proto."""
+        known = set(progress_pb2.Stage.values()) - {progress_pb2.STAGE_UNSPECIFIED}
+        if not request.stages or not set(request.stages) <= known:
+            raise SplatmillError(
+                Reason.INVALID_REQUEST,
+                "A worker must name the stages it can do.",
+                "Set stages.",
+                field="stages",
+            )
+        if not request.worker_id or len(request.worker_id) > _MAX_WORKER_ID:
+            raise SplatmillError(
+                Reason.INVALID_REQUEST,
+                "A worker must have an id.",
+                f"At most {_MAX_WORKER_ID} characters.",
+                field="worker_id",
+            )
+        wait = min(_MAX_WAIT_SECONDS, max(0.0, request.wait.seconds + request.wait.nanos * 1e-9))
+        return task_pb2.LeaseTaskResponse(task=await self._registry.lease(request, wait))
+
+    async def HeartbeatTask(
+        self, request: task_pb2.HeartbeatTaskRequest, context: Any
+    ) -> task_pb2.HeartbeatTaskResponse:
+        """See the proto."""
+        return task_pb2.HeartbeatTaskResponse(cancelled=await self._registry.heartbeat(request))
+
+    async def CompleteTask(
+        self, request: task_pb2.CompleteTaskRequest, context: Any
+    ) -> task_pb2.CompleteTaskResponse:
+        """See the proto."""
+        await self._registry.complete(request)
+        return task_pb2.CompleteTaskResponse()
+
+    async def FailTask(self, request: task_pb2.FailTaskRequest, context: Any) -> task_pb2.FailTaskResponse:
+        """See the proto."""
+        return task_pb2.FailTaskResponse(will_retry=await self._registry.fail(request))
+
+    async def ReleaseTask(
+        self, request: task_pb2.ReleaseTaskRequest, context: Any
+    ) -> task_pb2.ReleaseTaskResponse:
+        """See the proto."""
+        await self._registry.release(request.lease_token)
+        return task_pb2.ReleaseTaskResponse()

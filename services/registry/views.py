@@ -1,0 +1,126 @@
+"""Rows as the messages that clients see."""
+
+from __future__ import annotations
+
+from sqlalchemy import func
+from sqlmodel import Session, col, select
+
+from services.registry import events
+from services.registry.leases import count_running
+from services.registry.lookups import tasks_of
+from services.registry.models import Image, Job, Task
+from splatmill.v1 import options_pb2, progress_pb2
+from splatmill.v1 import reconstruction_pb2 as pb
+
+# Typical share of each stage in a job's time, for the fraction of the whole.
+_WEIGHT = {progress_pb2.STAGE_SFM: 0.35, progress_pb2.STAGE_TRAIN: 0.55, progress_pb2.STAGE_POSTPROC: 0.10}
+
+
+def job_message(session: Session, job: Job, with_log: bool = True) -> pb.Job:
+    """A job as everyone sees it."""
+    tasks = tasks_of(session, job.job_id)
+    message = pb.Job(
+        job_id=job.job_id,
+        pub_key=job.pub_key,
+        state=pb.JobState.ValueType(job.state),
+        title=job.title,
+        options=options_pb2.JobOptions.FromString(job.options),
+        image_count=session.exec(select(func.count()).where(Image.job_id == job.job_id)).one(),
+        queue_position=queue_position(session, job),
+        tasks=[task_message(task) for task in tasks],
+        last_sequence=job.last_sequence,
+    )
+    for name in ("created_at", "submitted_at", "started_at", "finished_at"):
+        _set_time(message, name, getattr(job, name))
+    _set_progress(message)
+    if job.error is not None:
+        message.error.CopyFrom(progress_pb2.ErrorDetail.FromString(job.error))
+    if message.state == pb.JOB_STATE_COMPLETED:
+        message.gaussian_count = int(message.tasks[-1].metrics.get("gaussian_count", 0))
+    if with_log:
+        message.log_tail.extend(_log_tail(session, message))
+    return message
+
+
+def task_message(task: Task) -> pb.Task:
+    """A stage of a job."""
+    message = pb.Task(
+        stage=progress_pb2.Stage.ValueType(task.stage),
+        state=pb.TaskState.ValueType(task.state),
+        attempt=task.attempt,
+        worker_id=task.worker_id,
+    )
+    for name in ("started_at", "finished_at"):
+        _set_time(message, name, getattr(task, name))
+    if task.progress is not None:
+        message.progress.CopyFrom(progress_pb2.StageProgress.FromString(task.progress))
+    if task.result is not None:
+        message.metrics.update(progress_pb2.StageResult.FromString(task.result).metrics)
+    return message
+
+
+def queue_position(session: Session, job: Job) -> int:
+    """1 for the next job to start; 0 for one that does not wait."""
+    if job.state != pb.JOB_STATE_PENDING:
+        return 0
+    waiting = select(func.count()).where(
+        Job.state == pb.JOB_STATE_PENDING, col(Job.queue_number) <= job.queue_number
+    )
+    return session.exec(waiting).one()
+
+
+def queue_message(session: Session, max_concurrent: int) -> pb.GetQueueResponse:
+    """What runs and what waits."""
+    answer = pb.GetQueueResponse(max_concurrent=max_concurrent)
+    for state, jobs in (
+        (pb.JOB_STATE_PROCESSING, answer.running_jobs),
+        (pb.JOB_STATE_PENDING, answer.pending_jobs),
+    ):
+        query = select(Job).where(Job.state == state).order_by(col(Job.queue_number))
+        for number, job in enumerate(session.exec(query).all(), start=1):
+            row = jobs.add(job_id=job.job_id, position=number if state == pb.JOB_STATE_PENDING else 0)
+            row.created_at.FromNanoseconds(int(job.created_at * 1e9))
+    return answer
+
+
+def image_message(image: Image) -> pb.StoredImage:
+    """A photo that is stored whole."""
+    return pb.StoredImage(
+        filename=image.filename,
+        size_bytes=image.size_bytes,
+        sha256=image.sha256,
+        width=image.width,
+        height=image.height,
+    )
+
+
+def _set_progress(message: pb.Job) -> None:
+    done, remaining = 0.0, 0.0
+    for task in message.tasks:
+        if task.state == pb.TASK_STATE_SUCCEEDED:
+            done += _WEIGHT[task.stage]
+        elif task.state == pb.TASK_STATE_LEASED:
+            done += _WEIGHT[task.stage] * task.progress.fraction
+            if task.progress.HasField("eta_seconds"):
+                # Later stages are guessed from the present one by their usual share.
+                later = sum(_WEIGHT[t.stage] for t in message.tasks if t.stage > task.stage)
+                spent = (1 - task.progress.fraction) * _WEIGHT[task.stage]
+                ratio = task.progress.eta_seconds / spent if spent > 0.005 else 0.0
+                remaining = task.progress.eta_seconds + later * ratio
+    message.fraction = min(1.0, done)
+    if remaining > 0:
+        message.eta_seconds = remaining
+
+
+def _log_tail(session: Session, message: pb.Job) -> list[str]:
+    lines = events.log_tail(session, message.job_id)
+    if message.state == pb.JOB_STATE_PENDING:
+        waiting = session.exec(select(func.count()).where(Job.state == pb.JOB_STATE_PENDING)).one()
+        running = count_running(session)
+        lines.append(f">> [QUEUE] position {message.queue_position} of {waiting}, {running} running")
+    return lines
+
+
+def _set_time(message: pb.Job | pb.Task, name: str, seconds: float | None) -> None:
+    if seconds is not None:
+        getattr(message, name).FromNanoseconds(int(seconds * 1e9))
