@@ -10,23 +10,6 @@ from services.common.splat_cloud import SplatCloud, ply_properties, read_ply, wr
 from splatmill.errors import Reason, SplatmillError
 
 
-def random_cloud(count: int, degree: int = 3, seed: int = 0) -> SplatCloud:
-    random = np.random.default_rng(seed)
-
-    def normal(*shape: int) -> np.ndarray:
-        return random.standard_normal(shape, dtype=np.float32)
-
-    rest = (degree + 1) ** 2 - 1
-    return SplatCloud(
-        normal(count, 3),
-        normal(count, 3),
-        normal(count, 4),
-        normal(count),
-        normal(count, 3),
-        normal(count, rest, 3),
-    )
-
-
 def assert_equal(one: SplatCloud, other: SplatCloud) -> None:
     for (name, mine), (_, theirs) in zip(one.items(), other.items(), strict=True):
         np.testing.assert_array_equal(mine, theirs, err_msg=name)
@@ -34,16 +17,16 @@ def assert_equal(one: SplatCloud, other: SplatCloud) -> None:
 
 @pytest.mark.parametrize("degree", [0, 1, 2, 3])
 @pytest.mark.parametrize("count", [0, 1, 40_000])
-def test_ply_round_trip_is_exact(tmp_path, degree, count):
-    cloud = random_cloud(count, degree)
+def test_ply_round_trip_is_exact(tmp_path, make_cloud, degree, count):
+    cloud = make_cloud(count, degree)
     write_ply(tmp_path / "cloud.ply", cloud)
     back = read_ply(tmp_path / "cloud.ply")
     assert back.sh_degree == degree
     assert_equal(cloud, back)
 
 
-def test_ply_layout_is_the_standard_one(tmp_path):
-    cloud = random_cloud(2)
+def test_ply_layout_is_the_standard_one(tmp_path, make_cloud):
+    cloud = make_cloud(2)
     write_ply(tmp_path / "cloud.ply", cloud)
     raw = (tmp_path / "cloud.ply").read_bytes()
     assert raw.startswith(b"ply\nformat binary_little_endian 1.0\nelement vertex 2\nproperty float x\n")
@@ -59,8 +42,8 @@ def test_ply_layout_is_the_standard_one(tmp_path):
 
 
 @pytest.mark.parametrize("text, order", [(True, "="), (False, ">")])
-def test_other_encodings_and_property_orders_are_read(tmp_path, text, order):
-    cloud = random_cloud(50, degree=1)
+def test_other_encodings_and_property_orders_are_read(tmp_path, make_cloud, text, order):
+    cloud = make_cloud(50, degree=1)
     write_ply(tmp_path / "cloud.ply", cloud)
     vertices = PlyData.read(tmp_path / "cloud.ply")["vertex"].data
     names = [name for name in vertices.dtype.names[::-1] if not name.startswith("n")]
@@ -101,8 +84,8 @@ def test_broken_files_are_typed_errors(tmp_path, content):
     assert not caught.value.retryable
 
 
-def test_cut_off_file(tmp_path):
-    write_ply(tmp_path / "cloud.ply", random_cloud(100))
+def test_cut_off_file(tmp_path, make_cloud):
+    write_ply(tmp_path / "cloud.ply", make_cloud(100))
     (tmp_path / "cut.ply").write_bytes((tmp_path / "cloud.ply").read_bytes()[:-1])
     with pytest.raises(SplatmillError, match=r"cut\.ply"):
         read_ply(tmp_path / "cut.ply")
@@ -120,8 +103,8 @@ def test_missing_file_and_missing_properties(tmp_path):
         read_ply(tmp_path / "odd.ply")
 
 
-def test_select_and_finite():
-    cloud = random_cloud(20_000)
+def test_select_and_finite(make_cloud):
+    cloud = make_cloud(20_000)
     cloud.positions[3, 1] = np.nan
     cloud.sh_rest[17_000, 14, 2] = np.inf
     keep = cloud.finite()
@@ -131,8 +114,8 @@ def test_select_and_finite():
     np.testing.assert_array_equal(kept.quats, np.delete(cloud.quats, [3, 17_000], axis=0))
 
 
-def test_shapes_and_types_are_checked():
-    good = dict(random_cloud(4).items())
+def test_shapes_and_types_are_checked(make_cloud):
+    good = dict(make_cloud(4).items())
     with pytest.raises(ValueError, match="quats has shape"):
         SplatCloud(**{**good, "quats": good["quats"][:, :3]})
     with pytest.raises(ValueError, match="float64"):
