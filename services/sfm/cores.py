@@ -1,0 +1,30 @@
+"""How many cores this process may really use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+_CGROUP_LIMIT = Path("/sys/fs/cgroup/cpu.max")
+
+
+def usable_cores(cgroup_limit: Path = _CGROUP_LIMIT) -> int:
+    """Cores that the scheduler gives to this process.
+
+    A container sees every core of its host, and is stopped for the rest of each period
+    when it uses more than its quota; so the quota counts as well as the affinity.
+
+    Args:
+        cgroup_limit: File with "quota period" in microseconds, or "max period".
+
+    Returns:
+        At least 1.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = cgroup_limit.read_text(encoding="ascii").split()
+        if quota != "max":
+            cores = min(cores, -(-int(quota) // int(period)))
+    except (OSError, ValueError):
+        pass  # no cgroup v2 here, so no quota
+    return max(1, cores)
