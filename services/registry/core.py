@@ -21,8 +21,8 @@ from services.registry.models import Job
 from services.registry.notify import TASKS, Notifier
 from services.registry.settings import RegistrySettings
 from services.registry.uploads import Upload
+from splatmill.v1 import options_pb2, task_pb2
 from splatmill.v1 import reconstruction_pb2 as pb
-from splatmill.v1 import task_pb2
 
 log = logging.getLogger(__name__)
 
@@ -76,9 +76,9 @@ class Registry:
         """A receiver of photos."""
         return await self.in_thread(Upload, self.database, self.store, self.settings, job_id)
 
-    async def submit(self, job_id: str) -> Job:
+    async def submit(self, job_id: str, options: options_pb2.JobOptions | None = None) -> Job:
         """Queues an uploaded job."""
-        job = await self.transact(lambda session: jobs.submit(session, self.settings, job_id))
+        job = await self.transact(lambda session: jobs.submit(session, self.settings, job_id, options))
         await self.tell_waiting(job_id)
         return job
 

@@ -64,11 +64,13 @@ def create(session: Session, spec: pb.JobSpec) -> tuple[Job, bool]:
     return job, True
 
 
-def submit(session: Session, settings: RegistrySettings, job_id: str) -> Job:
-    """Puts an uploaded job into the queue; a submitted one stays as it is.
+def submit(
+    session: Session, settings: RegistrySettings, job_id: str, options: options_pb2.JobOptions | None = None
+) -> Job:
+    """Puts an uploaded job into the queue, ``options`` added to its own; a submitted one stays as it is.
 
     Raises:
-        SplatmillError: JOB_NOT_FOUND, TOO_FEW_IMAGES.
+        SplatmillError: JOB_NOT_FOUND, TOO_FEW_IMAGES, INVALID_OPTION.
     """
     job = job_by_id(session, job_id, lock=True)
     if job.state != pb.JOB_STATE_UPLOADING:
@@ -80,6 +82,11 @@ def submit(session: Session, settings: RegistrySettings, job_id: str) -> Job:
             f"A job needs at least {settings.min_images} photos; there are {images}.",
             "Add photos that overlap by two thirds or more; 20 to 60 make a good scene.", field="files",
         )  # fmt: skip
+    if options is not None:
+        option_codec.check(options)
+        merged = options_pb2.JobOptions.FromString(job.options)
+        merged.MergeFrom(options)
+        job.options = merged.SerializeToString()
     for stage in STAGES:
         session.add(Task(job_id=job_id, stage=stage, state=pb.TASK_STATE_BLOCKED))
     session.flush()

@@ -13,7 +13,8 @@ import { type Limits, Selection, type Skipped } from "./selection";
 import { Thumbs } from "./thumbs";
 import { Aborted, keepAwake, type Sent, upload } from "./transfer";
 
-const limits: Limits = { minImages: 3, maxImages: 200, maxImageBytes: null };
+// The server's defaults, until it tells its own.
+const limits: Limits = { minImages: 3, maxImages: 200, maxImageBytes: 100 * 1024 * 1024 };
 const selection = new Selection();
 const form = byId<HTMLFormElement>("upload-form");
 const submit = byId<HTMLButtonElement>("submit");

@@ -4,7 +4,7 @@ import { bytes, count, plural } from "../lib/format";
 export interface Limits {
   minImages: number;
   maxImages: number;
-  maxImageBytes: number | null;
+  maxImageBytes: number;
 }
 
 export interface Photo {
@@ -21,7 +21,7 @@ export interface Skipped {
   why: string;
 }
 
-const EXTENSIONS = new Set(["jpg", "jpeg", "png", "webp", "tif", "tiff", "bmp"]);
+const EXTENSIONS = new Set(["jpg", "jpeg", "png", "webp", "tif", "tiff"]);
 const HEIC = new Set(["heic", "heif"]);
 
 function extensionOf(name: string): string {
@@ -39,7 +39,7 @@ export function refusal(file: File, limits: Limits): string | null {
     return file.type.startsWith("image/") ? "this image format is not read here" : "not a photo";
   }
   if (file.size === 0) return "the file is empty";
-  if (limits.maxImageBytes !== null && file.size > limits.maxImageBytes) {
+  if (file.size > limits.maxImageBytes) {
     return `larger than ${bytes(limits.maxImageBytes)}`;
   }
   return null;
@@ -98,7 +98,9 @@ export class Selection {
   }
 
   /** Photos of two folders may share a name; the second becomes `name-2.jpg`. */
-  private freeName(wanted: string): string {
+  private freeName(original: string): string {
+    // What the server does not take in a name.
+    const wanted = original.replace(/[/\\:\p{C}]/gu, "_");
     const taken = new Set(this.photos.map((photo) => photo.name.toLowerCase()));
     if (!taken.has(wanted.toLowerCase())) return wanted;
     const dot = wanted.lastIndexOf(".");

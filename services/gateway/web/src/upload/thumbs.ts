@@ -8,7 +8,7 @@ import type { Photo } from "./selection";
 const SIDE = 200; // Pixels of a thumbnail's longer side, enough for 100 CSS pixels on a phone.
 const AT_ONCE = 2;
 /** Types that every browser opens; a failure there means a damaged file. */
-const OPENABLE = /\.(jpe?g|png|webp|bmp)$/i;
+const OPENABLE = /\.(jpe?g|png|webp)$/i;
 
 export class Thumbs {
   private readonly items = new Map<number, HTMLLIElement>();

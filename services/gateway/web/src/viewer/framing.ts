@@ -23,6 +23,8 @@ const HIGH = 0.94;
 const SAMPLES = 60_000;
 const MIN_OPACITY = 0.1;
 const MARGIN = 1.12;
+const CAMERAS = 5; // COLMAP's units from the origin to where most cameras are.
+const BEHIND = 3; // And how far behind them the first view may be.
 
 /** Percentiles of one axis over the splats that can be seen. */
 function axisRange(centres: Centres, axis: number): { low: number; high: number } {
@@ -44,9 +46,11 @@ function axisRange(centres: Centres, axis: number): { low: number; high: number 
 /**
  * A first view of the scene.
  *
- * COLMAP puts the mean of the camera positions at the origin. Where that lies outside the
- * scene (a facade, a landscape), the photographer's side is where it looks best from;
- * where it lies inside (someone walked around it), the first camera's direction, -z, is taken.
+ * COLMAP puts the mean of the camera positions at the origin and scales the scene so that
+ * 80 % of them span a box with a diagonal of 10. Where the origin lies outside the scene (a
+ * facade, a landscape), the photographer's side is where it looks best from; where it lies
+ * inside (someone walked around it), the first camera's direction, -z, is taken. Far behind
+ * the cameras a scene looks bad, so the distance ends a little behind where they can be.
  *
  * @param fovY vertical field of view in radians
  * @param aspect width / height of the canvas
@@ -64,7 +68,7 @@ export function frame(centres: Centres, fovY: number, aspect: number): Frame {
   const depth =
     Math.abs(direction[0]) * half[0] + Math.abs(direction[1]) * half[1] + Math.abs(direction[2]) * half[2];
   const wanted = fit + depth;
-  const distance = Math.max(outside ? Math.min(wanted, away) : wanted, radius * 0.1);
+  const distance = Math.max(Math.min(wanted, outside ? away + BEHIND : CAMERAS + BEHIND), radius * 0.1);
   return {
     target: middle,
     position: [

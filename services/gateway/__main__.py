@@ -1,0 +1,39 @@
+"""``python -m services.gateway``: the gateway service."""
+
+from __future__ import annotations
+
+import logging
+
+from aiohttp import web
+
+from services.common.logging import set_up_logging
+from services.gateway.app import make_app
+from services.gateway.settings import GatewaySettings
+
+log = logging.getLogger(__name__)
+
+_STOP_SECONDS = 3.0
+
+
+def main() -> None:
+    """Serves until SIGTERM or SIGINT; exits with 1 when the port cannot be opened."""
+    settings = GatewaySettings()
+    set_up_logging("gateway", settings.log_level, settings.log_format)
+    log.info("serving on %s:%d, registry at %s", settings.host, settings.port, settings.registry_address)
+    try:
+        web.run_app(
+            make_app(settings),
+            host=settings.host,
+            port=settings.port,
+            shutdown_timeout=_STOP_SECONDS,
+            access_log=logging.getLogger("services.gateway.access"),
+            access_log_format='%a "%r" %s %b %Tfs',
+            print=None,
+        )
+    except OSError as error:
+        log.error("port %d cannot be opened: %s; set SPLATMILL_PORT to another", settings.port, error)
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()
