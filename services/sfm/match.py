@@ -42,11 +42,11 @@ def chosen_pairs(database: Path, names: Sequence[str], plan: Plan) -> list[pairs
     """
     if plan.matcher is Matcher.EXHAUSTIVE:
         return None
-    chosen = pairs.neighbours(names)
-    if plan.ask_alike:
+    chosen = pairs.neighbours(names, plan.neighbours)
+    if plan.alike:
         order = {name: number for number, name in enumerate(names)}
         with pycolmap.Database.open(database) as view:
-            found = pairs.alike(view)
+            found = pairs.alike(view, plan.alike)
         chosen |= {tuple(sorted(pair, key=order.__getitem__)) for pair in found}  # type: ignore[misc]
     return sorted(chosen)
 

@@ -8,8 +8,6 @@ import numpy as np
 import pycolmap
 from numpy.typing import NDArray
 
-_NEIGHBOURS = 10
-_ALIKE = 20  # partners per photo
 _WORDS = 48
 _SAMPLED_PER_PHOTO = 600
 _ROUNDS = 12
@@ -22,7 +20,7 @@ def every_pair(names: Sequence[str]) -> int:
     return len(names) * (len(names) - 1) // 2
 
 
-def neighbours(names: Sequence[str], overlap: int = _NEIGHBOURS) -> set[Pair]:
+def neighbours(names: Sequence[str], overlap: int) -> set[Pair]:
     """Each photo with those after it: all of the next few, then at doubling distances.
 
     The doubling distances tie a walk together that comes back near its own path.
@@ -43,7 +41,7 @@ def neighbours(names: Sequence[str], overlap: int = _NEIGHBOURS) -> set[Pair]:
     }
 
 
-def alike(database: pycolmap.Database, partners: int = _ALIKE) -> set[Pair]:
+def alike(database: pycolmap.Database, partners: int) -> set[Pair]:
     """Each photo with those that look most like it, by its SIFT features.
 
     Photos are described by VLAD (Jegou et al. 2010: sums of differences between features

@@ -15,7 +15,7 @@ from services.sfm.metadata import camera_key, without_place
 from splatmill.errors import Reason, SplatmillError
 
 _LEAST_PHOTOS = 3
-_LEAST_SIDE = 64  # pixels
+_LEAST_SIDE = 16  # pixels
 _JPEG_QUALITY = 98  # of photos that must be written anew; nothing one could see is lost
 
 

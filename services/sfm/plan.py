@@ -19,6 +19,7 @@ _FEW_PHOTOS = 16
 _SMALL_SIDE = 800  # pixels; smaller photos give too few features unless they are doubled
 _CPU_FEATURES_FEW = 8192
 _CPU_FEATURES_MANY = 4096
+_NEIGHBOURS, _ALIKE = 10, 20
 _CPU_FEATURE_SIZE = 1600
 _GPU_FEATURE_SIZE = 3200
 
@@ -39,8 +40,10 @@ class Plan:
     """Longest side at which features are looked for, in pixels."""
     matcher: Matcher
     """How pairs are chosen."""
-    ask_alike: bool
-    """Whether sequential pairs are joined by pairs of photos that look alike."""
+    neighbours: int
+    """Sequential pairs: how many of the next photos each one is matched with."""
+    alike: int
+    """Sequential pairs: how many photos that look most like it each one is matched with as well."""
     undistorted_size: int
     """Longest side of undistorted photos in pixels; -1 keeps the original size."""
 
@@ -89,7 +92,8 @@ def make_plan(photos: list[Photo], options: SfmOptions, settings: SfmSettings) -
         double_size=use_gpu or few or small or options.max_features is not None,
         feature_image_size=_GPU_FEATURE_SIZE if use_gpu else _CPU_FEATURE_SIZE,
         matcher=options.matcher or (Matcher.EXHAUSTIVE if exhaustive else Matcher.SEQUENTIAL),
-        ask_alike=options.matcher is None,
+        neighbours=_NEIGHBOURS,
+        alike=_ALIKE if options.matcher is None else 0,
         undistorted_size=-1 if keep_size else options.max_image_size or settings.max_image_size,
     )
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 # How much a camera's own up counts against its horizon. Small, since a camera that looks
 # down still has a level horizon; not zero, since horizons of photos taken side by side
 # leave the tilt open.
-_UP_WEIGHT = 0.05
+_UP_WEIGHT = 0.02
 
 
 def upright_rotation(cam_from_world: NDArray[np.float64]) -> NDArray[np.float64]:

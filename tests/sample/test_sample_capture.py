@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
+from splatmill.errors import Reason, SplatmillError
 from splatmill.sample import capture_path, orbit_camera, read_cameras, render_view, write_capture
 from splatmill.sample.camera import FOCAL_LENGTH_35MM, SampleCamera
 from splatmill.sample.scene import SCENE_SIZE, Scene, build_scene
@@ -169,5 +170,7 @@ def test_same_seed_same_photos(capture: Path, tmp_path: Path):
 
 
 def test_too_little_is_refused(tmp_path: Path):
-    with pytest.raises(ValueError, match="at least 2"):
-        write_capture(tmp_path, photos=1)
+    with pytest.raises(SplatmillError, match="at least 2") as caught:
+        write_capture(tmp_path / "none", photos=1)
+    assert caught.value.reason is Reason.INVALID_OPTION
+    assert not (tmp_path / "none").exists()

@@ -11,6 +11,7 @@ from pathlib import Path
 from PIL import ExifTags, Image
 from PIL.TiffImagePlugin import IFDRational
 
+from splatmill.errors import Reason, SplatmillError
 from splatmill.sample.camera import FOCAL_LENGTH_35MM, SampleCamera, capture_path
 from splatmill.sample.render import render_view
 from splatmill.sample.scene import SCENE_SIZE, build_scene
@@ -42,10 +43,14 @@ def write_capture(
         on_progress: Called with the number of photos done and of all photos.
 
     Raises:
-        ValueError: Fewer than two photos, or a side below 32 pixels.
+        SplatmillError: Fewer than two photos, or a side below 32 pixels.
     """
     if photos < 2 or min(width, height) < 32:
-        raise ValueError(f"cannot make {photos} photos of {width}x{height}: at least 2 of 32x32 are needed")
+        raise SplatmillError(
+            Reason.INVALID_OPTION,
+            f"Cannot make {photos} photos of {width}x{height} pixels.",
+            "Ask for at least 2 photos of at least 32x32 pixels.",
+        )
     directory.mkdir(parents=True, exist_ok=True)
     cameras = {
         f"photo_{i:03d}.jpg": camera for i, camera in enumerate(capture_path(photos, width, height, seed))
