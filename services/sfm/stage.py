@@ -9,6 +9,7 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from typing import TypeVar
 
 import pycolmap
@@ -34,6 +35,7 @@ Step = Generator[Progress, None, T]
 
 _SAY_SECONDS = 0.3  # between two reports, at least
 _GOOD_SHARE = 0.9  # of the photos registered: nothing more is tried
+_ENOUGH_FEATURES = 1000
 _POOR_SHARE = 0.5  # below, even starting again from the features is worth its time
 
 
@@ -118,10 +120,15 @@ class _Run:
         if self._best_share() < _GOOD_SHARE:
             yield from self._remap("weaker evidence accepted")
         denser = plan.denser(self._settings)
-        if self._best_share() < _POOR_SHARE and denser != plan:
+        if self._best_share() < _POOR_SHARE and denser != plan and not self._hopeless():
             yield from self._attempt("more features, every pair", denser)
             if self._best_share() < _GOOD_SHARE:
                 yield from self._remap("more features, weaker evidence accepted")
+
+    def _hopeless(self) -> bool:
+        """Whether no two photos match though they have features enough: more would not help."""
+        last = self._attempts[-1]
+        return last.matched.verified == 0 and median(last.features.values()) >= _ENOUGH_FEATURES
 
     def _best_share(self) -> float:
         return max(attempt.registered for attempt in self._attempts) / len(self._photos)

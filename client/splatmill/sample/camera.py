@@ -136,11 +136,12 @@ def capture_path(photos: int, width: int, height: int, seed: int) -> list[Sample
     rng = np.random.default_rng([seed, 7])
     low = max(1, round(photos * 0.6))
     arc = min(360.0, _STEP_DEGREES * low)
+    start = -_STEP_DEGREES if arc == 360.0 else -arc / 2  # a walk around begins at the front
     cameras = []
     for ring, (count, elevation, distance) in enumerate([(low, 20.0, 7.7), (photos - low, 39.0, 8.0)]):
         for index in range(count):
             move = rng.uniform(-1.0, 1.0, size=6)
-            azimuth = -arc / 2 + arc * (index + 0.5 * ring) / count
+            azimuth = start + arc * (index + 0.5 * ring) / count
             cameras.append(
                 orbit_camera(
                     azimuth + 1.5 * move[0],
