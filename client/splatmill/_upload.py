@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+import grpc
 import grpc.aio
 
 from splatmill._patience import Patience, is_break
@@ -27,6 +28,7 @@ PhotoSource = str | os.PathLike[str] | tuple[str, bytes]
 CHUNK_BYTES = 1 << 20
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
 _DISCARD_SECONDS = 5.0
+_TRIES_AFTER_LOCAL_END = 4
 # The server's own wishes to be asked again, besides a lost connection.
 _ASK_AGAIN = (Reason.UPLOAD_IN_PROGRESS, Reason.UPLOAD_INTERRUPTED, Reason.IMAGE_HASH_MISMATCH, Reason.BUSY)
 
@@ -152,7 +154,7 @@ class Upload:
         stub: The service.
         address: Of the service, for messages.
         photos: What to send.
-        spec: The job's spec, with its request_id.
+        spec: The job's spec, with its request_id, resumable and on hold.
         resume: Whether an earlier call may have begun this upload.
         patience: When to give up.
         on_progress: Told after every chunk.
@@ -192,7 +194,7 @@ class Upload:
                 except grpc.aio.AioRpcError as broken:
                     await self._after(broken)
         except OSError as error:
-            await self._discard()
+            await self._discard(_TRIES_AFTER_LOCAL_END)
             raise _unreadable(Path(str(error.filename)), error) from None
         except SplatmillError as error:
             if error.reason not in (Reason.UNAVAILABLE, Reason.UPLOAD_IN_PROGRESS):
@@ -200,7 +202,7 @@ class Upload:
             raise
         except asyncio.CancelledError:
             if not self._began_earlier:
-                await asyncio.shield(self._discard())
+                await asyncio.shield(self._discard(_TRIES_AFTER_LOCAL_END))
             raise
 
     async def _after(self, broken: grpc.aio.AioRpcError) -> None:
@@ -222,15 +224,15 @@ class Upload:
         answer = await self._send(
             self._stub.CreateJob(), first, lambda chunk: pb.CreateJobRequest(chunk=chunk), {}
         )
-        job: pb.Job = answer.job
-        return job
+        return await self._submit(answer.job)
 
     async def _rest(self) -> pb.Job:
         """What the server lacks of a job that was begun."""
         upload = await self._stub.GetUpload(pb.GetUploadRequest(request_id=self._spec.request_id))
         job_id = upload.job.job_id
         if upload.job.state != pb.JOB_STATE_UPLOADING:
-            return upload.job
+            job: pb.Job = upload.job
+            return job
         if len(upload.images) > self._stored:
             self._stored = len(upload.images)
             self._patience.renew()
@@ -239,15 +241,23 @@ class Upload:
         await self._send(
             self._stub.UploadImages(), first, lambda chunk: pb.UploadImagesRequest(chunk=chunk), stored
         )
-        return (await self._stub.SubmitJob(pb.SubmitJobRequest(job_id=job_id))).job
+        return await self._submit(upload.job)
+
+    async def _submit(self, job: pb.Job) -> pb.Job:
+        """Queues the job, in a call of its own: to a server a stream that is cut between two photos
+        looks like one that has ended."""
+        if job.state != pb.JOB_STATE_UPLOADING:
+            return job
+        return (await self._stub.SubmitJob(pb.SubmitJobRequest(job_id=job.job_id))).job
 
     async def _send(
         self, call: Any, first: Any, wrap: Callable[[pb.ImageChunk], Any], stored: dict[str, bytes]
     ) -> Any:
         """Streams a first message and all photos that are not stored; answers the call's answer."""
         try:
-            # A write fails with InvalidStateError once the server has answered; then that counts.
-            with contextlib.suppress(asyncio.InvalidStateError):
+            # A write fails once the server has answered or refused, with whatever gRPC knows at
+            # that moment; what the call itself ends with is the truth.
+            with contextlib.suppress(asyncio.InvalidStateError, grpc.aio.AioRpcError):
                 await call.write(first)
                 await self._write_photos(call, wrap, stored)
                 await call.done_writing()
@@ -275,11 +285,25 @@ class Upload:
         if self._on_progress is not None:
             self._on_progress(UploadProgress(sent, self._total, photos, len(self._photos)))
 
-    async def _discard(self) -> None:
-        """Leaves no unfinished upload behind, if the server can be reached."""
+    async def _discard(self, tries: int = 1) -> None:
+        """Leaves no unfinished upload behind, if the server can be reached.
+
+        Args:
+            tries: More than one when the upload was ended here, because then the server
+                may be about to make the job.
+        """
         with contextlib.suppress(grpc.aio.AioRpcError, TimeoutError):
             async with asyncio.timeout(_DISCARD_SECONDS):
-                request = pb.GetUploadRequest(request_id=self._spec.request_id)
-                upload = await self._stub.GetUpload(request)
-                if upload.job.state == pb.JOB_STATE_UPLOADING:
+                upload = await self._find(tries)
+                if upload is not None and upload.job.state == pb.JOB_STATE_UPLOADING:
                     await self._stub.DeleteJob(pb.DeleteJobRequest(job_id=upload.job.job_id))
+
+    async def _find(self, tries: int) -> pb.GetUploadResponse | None:
+        for _ in range(tries):
+            try:
+                return await self._stub.GetUpload(pb.GetUploadRequest(request_id=self._spec.request_id))
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.NOT_FOUND:
+                    raise
+            await asyncio.sleep(0.2)
+        return None

@@ -125,6 +125,7 @@ class AsyncClient:
             request_id=request_id or secrets.token_hex(16),
             options=job_options(options),
             resumable=True,
+            hold=True,
             title=title,
         )
         found = await asyncio.to_thread(collect, photos)
