@@ -1,0 +1,141 @@
+"""Trains one scene and prints one row of a table: time, speed, quality, size, memory.
+
+    python bench/train.py --scene /path/to/sfm/output --iterations 2000 --size 640
+
+The scene is a folder as structure from motion leaves it: ``images/`` and ``sparse/*.bin``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from services.common.options import TrainingOptions
+from services.common.splat_cloud import write_ply
+from services.trainer.backends import choose_backend
+from services.trainer.config import resolve
+from services.trainer.dataset import DatasetLoader
+from services.trainer.evaluate import evaluate, mean_psnr
+from services.trainer.settings import TrainerSettings
+from services.trainer.stage import to_cloud
+from services.trainer.trainer import Trainer
+
+
+def main() -> None:
+    arguments = parse()
+    torch.manual_seed(0)
+    backend, device_name = make_backend(arguments)
+    options = TrainingOptions(
+        iterations=arguments.iterations,
+        densify_until_iter=arguments.densify_until,
+        max_gaussians=arguments.max_gaussians,
+        train_image_size=arguments.size,
+        seed=arguments.seed,
+        test_every=8,
+    )
+    config = resolve(options, TrainerSettings(), arguments.defaults or backend.device.type)
+    if arguments.coarse_to_fine is not None:
+        config = replace(config, coarse_to_fine=arguments.coarse_to_fine == "yes")
+    loader = DatasetLoader(arguments.scene, config)
+    for _ in loader.load():
+        pass
+    trainer = Trainer(backend, loader.dataset(), config)
+    warm_up(trainer)
+    seconds = train(trainer, arguments.curve)
+    qualities = evaluate(trainer, trainer.dataset.test)
+    psnr = sum(quality.psnr for quality in qualities) / max(1, len(qualities))
+    ssim = sum(quality.ssim for quality in qualities) / max(1, len(qualities))
+    camera = trainer.dataset.train[0].cameras[0]
+    print(
+        f"| {arguments.label or arguments.backend} | {device_name} | {arguments.scene.name} "
+        f"| {camera.width}x{camera.height} | {config.iterations} | {seconds:.1f} s "
+        f"| {config.iterations / seconds:.1f} it/s | {psnr:.2f} dB | {ssim:.4f} "
+        f"| {trainer.gaussians.count} | {peak_memory(backend.device)} |"
+    )
+    if arguments.ply:
+        write_ply(arguments.ply, to_cloud(trainer.gaussians))
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--scene", type=Path, required=True, help="folder with images/ and sparse/")
+    parser.add_argument("--backend", choices=("auto", "cuda", "cpu", "gsplat"), default="auto")
+    parser.add_argument("--defaults", choices=("cuda", "cpu"), help="whose defaults to take")
+    parser.add_argument("--iterations", type=int)
+    parser.add_argument("--densify-until", type=int)
+    parser.add_argument("--max-gaussians", type=int)
+    parser.add_argument("--size", type=int, help="longest side of the photos in pixels")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--coarse-to-fine", choices=("yes", "no"))
+    parser.add_argument("--curve", action="store_true", help="print the held-out PSNR ten times on the way")
+    parser.add_argument("--label", help="what the row is called")
+    parser.add_argument("--ply", type=Path, help="write the scene here")
+    return parser.parse_args()
+
+
+def make_backend(arguments: argparse.Namespace):
+    if arguments.backend == "gsplat":
+        from bench.peers.gsplat_backend import GsplatBackend  # noqa: PLC0415
+
+        return GsplatBackend(), torch.cuda.get_device_name()
+    chosen = choose_backend(arguments.backend)
+    return chosen.backend, chosen.name
+
+
+def warm_up(trainer: Trainer) -> None:
+    """Compiles what is compiled on first use, so that the time is that of the training."""
+    for view in trainer.dataset.train[:1]:
+        for camera, picture in zip(view.cameras, view.pictures, strict=True):
+            target = picture.to(trainer.backend.device)
+            output = trainer.backend.loss_and_gradients(
+                trainer.gaussians, camera, target, trainer.config.sh_degree, trainer.background, 0.2
+            )
+        no_rates = dict.fromkeys((name for name, _ in trainer.gaussians.items()), 0.0)
+        state = trainer.state
+        trainer.backend.adam_step(
+            state.gaussians, output.gradients, state.first_moments, state.second_moments,
+            no_rates, 1, trainer._adam,
+        )  # fmt: skip
+        state.first_moments = state.gaussians.zeros_like()
+        state.second_moments = state.gaussians.zeros_like()
+    trainer.backend.synchronize()
+
+
+def train(trainer: Trainer, curve: bool) -> float:
+    """Runs all steps; answers seconds without those spent on looking at the quality."""
+    total = trainer.config.iterations
+    looking = 0.0
+    started = time.perf_counter()
+    while not trainer.done:
+        loss = trainer.step()
+        if curve and trainer.iteration % max(1, total // 10) == 0:
+            trainer.backend.synchronize()
+            before = time.perf_counter()
+            quality = mean_psnr(trainer, trainer.dataset.test)
+            looking += time.perf_counter() - before
+            print(
+                f"  step {trainer.iteration} {before - started - looking:.1f} s loss {float(loss):.4f} "
+                f"test PSNR {quality or 0:.2f} gaussians {trainer.gaussians.count}",
+                file=sys.stderr,
+            )
+    trainer.finish()
+    trainer.backend.synchronize()
+    return time.perf_counter() - started - looking
+
+
+def peak_memory(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"{torch.cuda.max_memory_reserved(device) / 2**20:.0f} MiB GPU"
+    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10:.0f} MiB"
+
+
+if __name__ == "__main__":
+    main()

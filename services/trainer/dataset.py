@@ -1,0 +1,245 @@
+"""Photos and their cameras, ready to train on.
+
+Photos stay bytes in memory; the loss turns them into numbers as it reads them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from services.trainer.colmap_model import ColmapModel, ModelImage, read_model
+from services.trainer.config import TrainingConfig
+from services.trainer.scene_types import Camera
+from splatmill.errors import Reason, SplatmillError
+
+LEVELS = 3  # full size, half, quarter
+_SMALLEST_LEVEL = 80  # pixels on the longest side below which a coarser level shows nothing
+_NEAR_SHARE = 0.3
+_NEAR_PERCENTILE = 1.0
+_NEAR_POINTS = 10  # depths that a percentile needs
+_EXTENT_MARGIN = 1.1
+_EXTENT_OF_DEPTH = 0.05
+
+
+@dataclass(frozen=True)
+class View:
+    """A photo with its camera at one or more sizes, the full one first."""
+
+    name: str
+    cameras: tuple[Camera, ...]
+    pictures: tuple[Tensor, ...]
+    """Each [height, width, 3] uint8 RGB."""
+    near: float
+    """Depth in world units up to which nothing real is expected before this camera; 0 if unknown."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What is trained on and what it is judged by."""
+
+    train: tuple[View, ...]
+    test: tuple[View, ...]
+    """Held out of training."""
+    extent: float
+    """Radius of the scene as the cameras span it, world units."""
+    positions: Tensor  # [N, 3] float32, SfM points
+    colors: Tensor  # [N, 3] uint8, their RGB
+
+    def to(self, device: torch.device) -> Dataset:
+        """The same with its pictures on ``device`` where there is room, else in pinned memory."""
+        if device.type != "cuda":
+            return self
+        total = sum(picture.numel() for view in self.train + self.test for picture in view.pictures)
+        free, _ = torch.cuda.mem_get_info(device)
+
+        def place(view: View) -> View:
+            if total < free // 4:
+                return replace(view, pictures=tuple(picture.to(device) for picture in view.pictures))
+            return replace(view, pictures=tuple(picture.pin_memory() for picture in view.pictures))
+
+        return replace(self, train=tuple(map(place, self.train)), test=tuple(map(place, self.test)))
+
+
+class DatasetLoader:
+    """Reads the output of structure from motion.
+
+    Args:
+        folder: With ``images/`` and ``sparse/``.
+        config: The run.
+
+    Raises:
+        SplatmillError: The model or a photo is missing or broken, or there are no photos.
+    """
+
+    def __init__(self, folder: Path, config: TrainingConfig) -> None:
+        self._folder = folder
+        self._config = config
+        self._model = read_model(folder / "sparse")
+        if not self._model.images:
+            raise SplatmillError(
+                Reason.TOO_FEW_REGISTERED,
+                "The reconstruction holds no photos.",
+                "Run structure from motion again with photos that overlap more.",
+            )
+        self._views: list[View] = []
+
+    @property
+    def photo_count(self) -> int:
+        """Photos to load."""
+        return len(self._model.images)
+
+    def load(self) -> Iterator[int]:
+        """Loads the photos, several at once, and yields how many are there so far."""
+        workers = min(8, os.cpu_count() or 1)
+        with ThreadPoolExecutor(workers) as pool:
+            try:
+                for view in pool.map(self._view, self._model.images):
+                    self._views.append(view)
+                    yield len(self._views)
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def dataset(self) -> Dataset:
+        """The dataset, once all is loaded."""
+        held_out = held_out_rows(len(self._views), self._config.test_every)
+        train = tuple(view for row, view in enumerate(self._views) if row not in held_out)
+        return Dataset(
+            train=train,
+            test=tuple(self._views[row] for row in held_out),
+            extent=scene_extent(self._model),
+            positions=torch.from_numpy(self._model.positions.astype(np.float32)),
+            colors=torch.from_numpy(self._model.colors),
+        )
+
+    def _view(self, image: ModelImage) -> View:
+        intrinsics = self._model.cameras[image.camera_id]
+        picture = load_picture(self._folder / "images", image.name, self._config.train_image_size)
+        camera = Camera(
+            torch.from_numpy(image.cam_from_world.astype(np.float32)),
+            intrinsics.fx,
+            intrinsics.fy,
+            intrinsics.cx,
+            intrinsics.cy,
+            intrinsics.width,
+            intrinsics.height,
+        )
+        pictures = _pyramid(picture, LEVELS if self._config.coarse_to_fine else 1)
+        return View(
+            name=image.name,
+            cameras=tuple(camera.scaled(level.width, level.height) for level in pictures),
+            pictures=tuple(_to_tensor(level) for level in pictures),
+            near=near_depth(self._model, image),
+        )
+
+
+def held_out_rows(count: int, test_every: int) -> tuple[int, ...]:
+    """Rows of the photos that are held out: the first and every n-th after it.
+
+    With fewer than ``test_every`` photos none is: each counts too much for the scene.
+    """
+    if test_every == 0 or count < test_every:
+        return ()
+    return tuple(range(0, count, test_every))
+
+
+def scene_extent(model: ColmapModel) -> float:
+    """Radius of the scene: 1.1 x the largest distance of a camera from the cameras' mean.
+
+    As the 3DGS reference has it. Where the cameras stand (almost) in one place, that says
+    nothing of the scene; then it is a twentieth of the median depth of the points.
+
+    Args:
+        model: The reconstruction.
+
+    Returns:
+        World units, above 0.
+    """
+    poses = np.stack([image.cam_from_world for image in model.images])
+    centers = -np.einsum("nij,ni->nj", poses[:, :3, :3], poses[:, :3, 3])
+    spread = _EXTENT_MARGIN * np.linalg.norm(centers - centers.mean(axis=0), axis=1).max()
+    depths = np.concatenate([_depths(model, image) for image in model.images])
+    depths = depths[depths > 0]
+    floor = _EXTENT_OF_DEPTH * float(np.median(depths)) if len(depths) else 0.0
+    extent = max(float(spread), floor)
+    return extent if extent > 0 else 1.0
+
+
+def near_depth(model: ColmapModel, image: ModelImage) -> float:
+    """Depth up to which nothing is expected: 0.3 x the first percentile of the photo's depths."""
+    depths = _depths(model, image)
+    depths = depths[depths > 0]
+    if len(depths) < _NEAR_POINTS:
+        return 0.0
+    return _NEAR_SHARE * float(np.percentile(depths, _NEAR_PERCENTILE))
+
+
+def _depths(model: ColmapModel, image: ModelImage) -> NDArray[np.float64]:
+    points = model.positions[image.point_rows]
+    depths: NDArray[np.float64] = points @ image.cam_from_world[2, :3] + image.cam_from_world[2, 3]
+    return depths
+
+
+def load_picture(folder: Path, name: str, longest: int | None) -> Image.Image:
+    """A photo as RGB, shrunk so that its longest side is at most ``longest`` pixels.
+
+    Raises:
+        SplatmillError: BAD_FILENAME for a name that leads out of the folder,
+            INPUT_NOT_FOUND without the file, IMAGE_TRUNCATED or NOT_AN_IMAGE when it
+            cannot be decoded.
+    """
+    parts = PurePosixPath(name)
+    if parts.is_absolute() or ".." in parts.parts or not parts.name:
+        raise SplatmillError(
+            Reason.BAD_FILENAME,
+            f"The model names a photo {name!r}, which leads out of its folder.",
+            field=name,
+        )
+    try:
+        with Image.open(folder / parts) as opened:
+            if longest is not None:
+                # JPEG decodes at a half or a quarter for less; twice the wanted size loses nothing.
+                opened.draft("RGB", (2 * longest, 2 * longest))
+            picture = opened.convert("RGB")
+    except FileNotFoundError:
+        raise SplatmillError(
+            Reason.INPUT_NOT_FOUND,
+            f"The photo {name} of the reconstruction is missing.",
+            "Run structure from motion again.",
+            field=name,
+        ) from None
+    except UnidentifiedImageError:
+        raise SplatmillError(Reason.NOT_AN_IMAGE, f"{name} is no image.", field=name) from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise SplatmillError(
+            Reason.IMAGE_TRUNCATED, f"{name} cannot be decoded: {error}.", "Send it again.", field=name
+        ) from error
+    if longest is None or max(picture.size) <= longest:
+        return picture
+    scale = longest / max(picture.size)
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    return picture.resize(size, Image.Resampling.LANCZOS)
+
+
+def _pyramid(picture: Image.Image, levels: int) -> list[Image.Image]:
+    """The picture, its half and its quarter, as far as they still show something."""
+    pictures = [picture]
+    for level in range(1, levels):
+        size = (max(1, round(picture.width / 2**level)), max(1, round(picture.height / 2**level)))
+        if max(size) < _SMALLEST_LEVEL:
+            break
+        pictures.append(picture.resize(size, Image.Resampling.BOX))
+    return pictures
+
+
+def _to_tensor(picture: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(picture, dtype=np.uint8))

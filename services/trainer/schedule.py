@@ -1,0 +1,107 @@
+"""What changes over a run: learning rates, degree of the harmonics, resolution, densification.
+
+The figures are those of the 3DGS reference (Kerbl et al. 2023), made for 30,000 steps. Runs
+of a few thousand steps scale them as measured here.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from services.trainer.config import TrainingConfig
+
+_MEANS_FIRST, _MEANS_LAST = 1.6e-4, 1.6e-6  # times the scene's extent
+_RATES = {
+    "log_scales": 5e-3,
+    "quats": 1e-3,
+    "opacity_logits": 5e-2,
+    "sh0": 2.5e-3,
+    "sh_rest": 2.5e-3 / 20,
+}
+_SHORT_RUN = 5_000  # steps below which a run is short
+_MANY_PHOTOS = 40
+_SHORT_RATE_FACTOR, _SHORT_MEANS_FACTOR = 2.0, 3.0
+_QUARTER_UNTIL, _HALF_UNTIL = 0.3, 0.7  # shares of the run
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A run's plan. Steps count from 1."""
+
+    iterations: int
+    densify_from: int
+    """First step at which Gaussians may be added."""
+    densify_until: int
+    """Last one."""
+    densify_every: int
+    opacity_reset_every: int
+    sh_every: int
+    """Steps from one degree of the harmonics to the next."""
+    sh_degree: int
+    """Highest degree."""
+    coarse_to_fine: bool
+    rate_factor: float = 1.0
+    means_factor: float = 1.0
+
+    def learning_rates(self, step: int, extent: float) -> dict[str, float]:
+        """Learning rates by parameter; that of the means falls exponentially over the run.
+
+        Args:
+            step: The step.
+            extent: Radius of the scene, world units.
+        """
+        share = min(1.0, step / self.iterations)
+        means = math.exp(math.log(_MEANS_FIRST) * (1 - share) + math.log(_MEANS_LAST) * share)
+        rates = {name: rate * self.rate_factor for name, rate in _RATES.items()}
+        return {"means": means * self.means_factor * extent, **rates}
+
+    def degree(self, step: int) -> int:
+        """Degree of the harmonics in use: one more every ``sh_every`` steps."""
+        return min(self.sh_degree, step // self.sh_every)
+
+    def level(self, step: int) -> int:
+        """How often the resolution is halved: 2, then 1, then 0."""
+        if not self.coarse_to_fine:
+            return 0
+        share = step / self.iterations
+        return 2 if share <= _QUARTER_UNTIL else 1 if share <= _HALF_UNTIL else 0
+
+    def densifies(self, step: int) -> bool:
+        """Whether Gaussians are added after this step."""
+        return self.densify_from <= step <= self.densify_until and step % self.densify_every == 0
+
+    def prunes(self, step: int) -> bool:
+        """Whether useless Gaussians are removed after this step; densifying does so anyway."""
+        return step > self.densify_until and step % (5 * self.densify_every) == 0
+
+    def resets_opacity(self, step: int) -> bool:
+        """Whether opacities are lowered after this step, never at the end of densification."""
+        return step % self.opacity_reset_every == 0 and step + self.densify_every < self.densify_until
+
+    def prunes_large(self, step: int) -> bool:
+        """Whether Gaussians that are large in the world are removed: after the first reset."""
+        return step > self.opacity_reset_every
+
+
+def plan(config: TrainingConfig, photo_count: int) -> Schedule:
+    """The plan of a run.
+
+    Args:
+        config: The run.
+        photo_count: Photos trained on.
+    """
+    short = config.iterations < _SHORT_RUN
+    faster = short and photo_count >= _MANY_PHOTOS
+    return Schedule(
+        iterations=config.iterations,
+        densify_from=min(500, max(100, config.iterations // 10)),
+        densify_until=config.densify_until_iter,
+        densify_every=100,
+        opacity_reset_every=3000,
+        sh_every=min(1000, max(1, config.iterations // 10)),
+        sh_degree=config.sh_degree,
+        coarse_to_fine=config.coarse_to_fine,
+        rate_factor=_SHORT_RATE_FACTOR if faster else 1.0,
+        means_factor=_SHORT_MEANS_FACTOR if faster else 1.0,
+    )

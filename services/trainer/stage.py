@@ -1,0 +1,229 @@
+"""The train stage: SfM output in, Gaussians out."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from services.common.child import out_of_memory
+from services.common.options import TrainingOptions
+from services.common.splat_cloud import SplatCloud, write_ply
+from services.common.stage import GpuMemory, Progress, StageContext, StageResult, StageRun, TrainingFigures
+from services.trainer.backends import choose_backend
+from services.trainer.config import TrainingConfig, resolve
+from services.trainer.dataset import Dataset, DatasetLoader
+from services.trainer.density import drawable
+from services.trainer.evaluate import evaluate, mean_psnr
+from services.trainer.gpu_memory import GpuMemoryMeter, memory_line
+from services.trainer.report import REPORT, CurvePoint, TrainingRecord, write_comparisons, write_report
+from services.trainer.scene_types import Gaussians
+from services.trainer.settings import TrainerSettings
+from services.trainer.trainer import Trainer
+from splatmill.errors import Reason, SplatmillError
+
+log = logging.getLogger(__name__)
+
+# Where each step ends, as a share of the stage.
+_LOADED, _TRAINED, _EVALUATED = 0.03, 0.96, 0.99
+_REPORT_SECONDS = 0.5
+_MEMORY_EVERY = 20  # steps
+_QUALITY_SHARES = (0.25, 0.5, 0.75)  # of the run, where the held-out photos are looked at
+_RATE_SPAN = 6  # reports over which the speed is averaged
+
+
+def run(input_dir: Path, output_dir: Path, options: TrainingOptions, context: StageContext) -> StageRun:
+    """Trains a scene.
+
+    Args:
+        input_dir: The output of structure from motion, with ``images/`` and ``sparse/``.
+        output_dir: Gets ``point_cloud/iteration_{N}/point_cloud.ply``,
+            ``training_report.json`` and ``comparison_*.jpg``.
+        options: None in a field means the setting of that name, or the device's default.
+        context: Not used.
+
+    Yields:
+        Progress about twice a second, with lines for the log and the training's figures.
+
+    Returns:
+        gaussian_count, iterations, train_seconds, and test_psnr and test_ssim where photos
+        were held out.
+
+    Raises:
+        SplatmillError: INPUT_NOT_FOUND or INVALID_REQUEST for a missing or broken input,
+            NO_POINTS without a point to start from, OUT_OF_MEMORY, TRAINING_DIVERGED when
+            the loss is no number, EMPTY_SCENE when nothing is left that can be seen.
+    """
+    del context
+    try:
+        return (yield from _run(input_dir, output_dir, options, TrainerSettings()))
+    except (MemoryError, torch.cuda.OutOfMemoryError) as error:
+        raise out_of_memory() from error
+    except RuntimeError as error:
+        # What torch raises on a CPU has no type of its own.
+        if "can't allocate memory" in str(error) or "out of memory" in str(error):
+            raise out_of_memory() from error
+        raise
+
+
+def _run(input_dir: Path, output_dir: Path, options: TrainingOptions, settings: TrainerSettings) -> StageRun:
+    record = TrainingRecord()
+    started = time.monotonic()
+    chosen = choose_backend(settings.trainer_device)
+    backend = chosen.backend
+    config = resolve(options, settings, backend.device.type)
+    lines = [chosen.warning] if chosen.warning else []
+    lines.append(f"training on {chosen.name}: {_describe(config)}")
+    yield Progress("load", 0.0, log_lines=tuple(lines))
+    dataset = yield from _load(input_dir, config)
+    record.seconds["load"] = time.monotonic() - started
+
+    trainer = Trainer(backend, dataset, config)
+    started = time.monotonic()
+    yield from _Training(trainer, record).run()
+    record.seconds["train"] = time.monotonic() - started
+
+    started = time.monotonic()
+    yield Progress("evaluate", _TRAINED, log_lines=("comparing with the held-out photos",))
+    qualities = evaluate(trainer, trainer.dataset.test)
+    comparisons = write_comparisons(output_dir, trainer)
+    record.seconds["evaluate"] = time.monotonic() - started
+
+    yield Progress("export", _EVALUATED, log_lines=(f"writing {trainer.gaussians.count} Gaussians",))
+    started = time.monotonic()
+    folder = output_dir / "point_cloud" / f"iteration_{trainer.iteration}"
+    folder.mkdir(parents=True)
+    write_ply(folder / "point_cloud.ply", to_cloud(trainer.gaussians))
+    record.seconds["export"] = time.monotonic() - started
+    report = write_report(output_dir / REPORT, trainer, chosen.name, record, qualities, comparisons)
+    metrics = {
+        "gaussian_count": float(trainer.gaussians.count),
+        "iterations": float(trainer.iteration),
+        "train_seconds": record.seconds["train"],
+    }
+    summary = f"trained {trainer.gaussians.count} Gaussians in {record.seconds['train']:.1f} s"
+    if qualities:
+        metrics["test_psnr"], metrics["test_ssim"] = report["test_psnr"], report["test_ssim"]
+        summary += f", held-out PSNR {report['test_psnr']:.2f} dB, SSIM {report['test_ssim']:.4f}"
+    yield Progress("export", 1.0, 0.0, (summary,))
+    return StageResult(metrics)
+
+
+def _load(input_dir: Path, config: TrainingConfig) -> Generator[Progress, None, Dataset]:
+    loader = DatasetLoader(input_dir, config)
+    reported = time.monotonic()
+    for count in loader.load():
+        if time.monotonic() - reported >= _REPORT_SECONDS:
+            reported = time.monotonic()
+            yield Progress("load", _LOADED * count / loader.photo_count)
+    dataset = loader.dataset()
+    photos = f"{len(dataset.train)} photos to train on, {len(dataset.test)} held out"
+    line = f"{photos}, {len(dataset.positions)} points"
+    yield Progress("load", _LOADED, log_lines=(line,))
+    return dataset
+
+
+@dataclass
+class _Training:
+    """Runs all steps and speaks of them."""
+
+    trainer: Trainer
+    record: TrainingRecord
+    _lines: list[str] = field(default_factory=list)
+    _memory: GpuMemory | None = None
+    _test_psnr: float | None = None
+
+    def run(self) -> Generator[Progress, None, None]:
+        """Yields about twice a second until all steps are done.
+
+        Raises:
+            SplatmillError: TRAINING_DIVERGED, EMPTY_SCENE.
+        """
+        trainer, total = self.trainer, self.trainer.config.iterations
+        meter = GpuMemoryMeter(trainer.backend.device)
+        quality_at = {max(1, round(share * total)) for share in _QUALITY_SHARES}
+        started = reported = time.monotonic()
+        marks: deque[tuple[float, int]] = deque([(started, 0)], maxlen=_RATE_SPAN)
+        while not trainer.done:
+            loss = trainer.step()
+            if trainer.iteration % _MEMORY_EVERY == 0:
+                self._note_memory(meter)
+            if trainer.iteration in quality_at:
+                self._test_psnr = mean_psnr(trainer, trainer.dataset.test)
+            now = time.monotonic()
+            if now - reported >= _REPORT_SECONDS or trainer.iteration in (1, total):
+                value = _checked(loss, trainer.iteration)
+                reported = now = time.monotonic()
+                yield self._progress(value, now - started, marks)
+                marks.append((now, trainer.iteration))
+        trainer.finish()
+        trainer.backend.synchronize()
+        if not bool(drawable(trainer.gaussians).any()):
+            raise SplatmillError(
+                Reason.EMPTY_SCENE,
+                "Training ended with no Gaussian that could be seen.",
+                "Check that the photos are not blank, and give more of them.",
+            )
+
+    def _progress(self, loss: float, seconds: float, marks: deque[tuple[float, int]]) -> Progress:
+        trainer, total = self.trainer, self.trainer.config.iterations
+        now, (then, before) = time.monotonic(), marks[0]
+        rate = (trainer.iteration - before) / max(now - then, 1e-6)
+        count = trainer.gaussians.count
+        self.record.curve.append(
+            CurvePoint(trainer.iteration, round(seconds, 2), loss, count, self._test_psnr)
+        )
+        line = f"iteration {trainer.iteration}/{total} loss {loss:.4f} it/s {rate:.1f} gaussians {count}" + (
+            "" if self._test_psnr is None else f" test PSNR {self._test_psnr:.2f}"
+        )
+        lines, self._lines = (*self._lines, line), []
+        return Progress(
+            step="train",
+            fraction=_LOADED + (_TRAINED - _LOADED) * trainer.iteration / total,
+            eta_seconds=(total - trainer.iteration) / rate if rate > 0 else None,
+            log_lines=lines,
+            training=TrainingFigures(trainer.iteration, total, loss, rate, count, self._test_psnr),
+            gpu_memory=self._memory,
+        )
+
+    def _note_memory(self, meter: GpuMemoryMeter) -> None:
+        memory = meter.read()
+        if memory is not None:
+            self._memory = memory
+            self._lines.append(memory_line(memory))
+
+
+def _checked(loss: torch.Tensor, iteration: int) -> float:
+    value = float(loss)
+    if value - value != 0.0:  # NaN or infinite
+        raise SplatmillError(
+            Reason.TRAINING_DIVERGED,
+            f"Training diverged: the loss was no number any more at step {iteration}.",
+            "Try another seed, or give more photos of the scene.",
+        )
+    return value
+
+
+def to_cloud(gaussians: Gaussians) -> SplatCloud:
+    """The scene as the file formats know it."""
+    arrays = {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in gaussians.items()}
+    return SplatCloud(
+        positions=arrays["means"],
+        log_scales=arrays["log_scales"],
+        quats=arrays["quats"],
+        opacity_logits=arrays["opacity_logits"],
+        sh0=arrays["sh0"],
+        sh_rest=arrays["sh_rest"],
+    )
+
+
+def _describe(config: TrainingConfig) -> str:
+    size = (
+        f"photos at {config.train_image_size} px" if config.train_image_size else "photos at their own size"
+    )
+    return f"{config.iterations} iterations, {size}, at most {config.max_gaussians} Gaussians"
