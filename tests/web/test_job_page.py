@@ -111,9 +111,9 @@ def test_from_the_queue_to_the_viewer_link(gateway: FakeGateway, open_page: Open
         tasks=tasks(sfm="SUCCEEDED", train="SUCCEEDED", postproc="SUCCEEDED"),
     )
     gateway.push(JOB, "job", {"old_state": "PROCESSING", "new_state": "COMPLETED", "error": None})
-    gateway.push(JOB, "end", {})
+    gateway.end(JOB)
     expect(page.locator("#result")).to_be_visible()
-    expect(page.locator("#open-viewer")).to_have_attribute("href", f"{gateway.url}/v/{KEY}")
+    expect(page.locator("#open-viewer")).to_have_attribute("href", f"/v/{KEY}")
     expect(page.locator("#share-link")).to_have_value(f"{gateway.url}/v/{KEY}")
     expect(page.locator("#result-figures")).to_contain_text("1 min 14 s")
     expect(page.locator("#downloads li")).to_have_count(2)
@@ -130,6 +130,7 @@ def test_a_failure_shows_what_to_do_and_can_be_tried_again(gateway: FakeGateway,
     pending(gateway)
     page = open_page(f"/jobs/{JOB}")
     expect(page.locator("#now")).to_have_text("Number 2 in the queue")
+    gateway.push(JOB, "progress", {"stage": "sfm", "step": "match", "fraction": 0.4, "log_lines": ["before"]})
     error = {
         "reason": "NO_OVERLAP",
         "message": "The photos do not overlap enough.",
@@ -140,7 +141,7 @@ def test_a_failure_shows_what_to_do_and_can_be_tried_again(gateway: FakeGateway,
         JOB, status="FAILED", error=error, error_message=error["message"], tasks=tasks(sfm="FAILED")
     )
     gateway.push(JOB, "job", {"old_state": "PROCESSING", "new_state": "FAILED", "error": error})
-    gateway.push(JOB, "end", {})
+    gateway.end(JOB)
     card = page.locator("#failure")
     expect(card).to_contain_text("The photos do not overlap enough.")
     expect(card).to_contain_text("Take a step between photos.")
@@ -150,6 +151,10 @@ def test_a_failure_shows_what_to_do_and_can_be_tried_again(gateway: FakeGateway,
     expect(page.locator("body")).to_have_attribute("data-status", "PENDING")
     expect(card).to_be_hidden()
     assert f"POST /recon/jobs/{JOB}/retry" in gateway.calls
+    # The new stream goes on behind the old one's end: no line of the log comes twice.
+    gateway.push(JOB, "progress", {"stage": "sfm", "step": "match", "fraction": 0.1, "log_lines": ["again"]})
+    expect(page.locator("#log")).to_have_text("before\nagain")
+    assert gateway.last_event_ids == [None, "2"]
 
 
 def test_a_broken_stream_resumes_where_it_was(gateway: FakeGateway, open_page: OpenPage) -> None:

@@ -127,10 +127,17 @@ def test_every_format_stands_upright_and_is_not_mirrored(
 
 
 def test_a_scene_far_from_the_origin_is_not_distorted(gateway: FakeGateway, open_page: OpenPage) -> None:
-    """Float16 centres would be off by a quarter of the box out there."""
-    add_box(gateway, (0, 0, 500))
-    page = open_page(f"/v/{KEY}?format=splat", viewport=VIEWPORT)
-    assert_letter_upright(picture(page))
+    """Float16 centres would be off by a quarter of the box out there, seen from the side."""
+    pictures = []
+    for distance in (5, 500):
+        add_box(gateway, (0, 0, distance))
+        page = open_page(f"/v/{KEY}?format=splat", viewport=VIEWPORT)
+        assert_letter_upright(picture(page))
+        for _ in range(9):
+            page.keyboard.press("ArrowLeft")
+        pictures.append(picture(page))
+    assert share(pictures[0], "magenta") > 0.1
+    assert difference(*pictures) < 0.03
 
 
 def test_drag_turns_to_the_faces_that_are_there(gateway: FakeGateway, open_page: OpenPage) -> None:

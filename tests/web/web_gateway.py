@@ -53,6 +53,7 @@ class FakeGateway:
         self.calls: list[str] = []
         self.last_event_ids: list[str | None] = []
         self._events: dict[str, list[tuple[int, str, dict[str, Any]]]] = {}
+        self._ended: set[str] = set()
         self._streams: set[web.StreamResponse] = set()
         self._changed: asyncio.Event
         self._loop = asyncio.new_event_loop()
@@ -77,6 +78,10 @@ class FakeGateway:
         """Sends an event to whoever watches; answers its sequence."""
         return self._wait(self._push(job_id, event, data))
 
+    def end(self, job_id: str) -> None:
+        """Ends the job's event streams, as after its last event."""
+        self._wait(self._end(job_id))
+
     def drop_streams(self) -> None:
         """Breaks all open event streams."""
         self._wait(self._drop_streams())
@@ -89,7 +94,11 @@ class FakeGateway:
         for name, data in files.items():
             self.files[pub_key, name] = data
         artifacts = [
-            {"name": name, "size_bytes": len(data), "url": f"/recon/pub/{pub_key}/{name}"}
+            {
+                "name": name,
+                "size_bytes": len(data),
+                "url": f"https://share.example/recon/pub/{pub_key}/{name}",
+            }
             for name, data in files.items()
         ]
         self.scenes[pub_key] = {"status": "COMPLETED", "title": "", "artifacts": artifacts, **fields}
@@ -192,6 +201,11 @@ class FakeGateway:
         self._changed = asyncio.Event()
         return len(events)
 
+    async def _end(self, job_id: str) -> None:
+        self._ended.add(job_id)
+        self._changed.set()
+        self._changed = asyncio.Event()
+
     async def _drop_streams(self) -> None:
         for stream in list(self._streams):
             if stream._req is not None and stream._req.transport is not None:
@@ -201,7 +215,7 @@ class FakeGateway:
         if self.refuse_events:
             return await self._json(error_body("UNAVAILABLE", "No events now."), 503)
         job_id = request.match_info["job_id"]
-        last_id = request.headers.get("Last-Event-ID")
+        last_id = request.headers.get("Last-Event-ID") or request.query.get("after")
         self.last_event_ids.append(last_id)
         sent = int(last_id or 0)
         response = web.StreamResponse(
@@ -217,6 +231,9 @@ class FakeGateway:
                     text = f"event: {event}\ndata: {json.dumps(data)}\n"
                     await response.write(f"id: {sequence}\n{text}\n".encode())
                     sent = sequence
+                if job_id in self._ended:
+                    await response.write(b"event: end\ndata: {}\n\n")
+                    return response
                 await changed.wait()
         except ConnectionError:
             return response
@@ -228,6 +245,7 @@ class FakeGateway:
         return await self._json(self.jobs[request.match_info["job_id"]])
 
     async def _retry(self, request: web.Request) -> web.Response:
+        self._ended.discard(request.match_info["job_id"])
         self.set_job(request.match_info["job_id"], status="PENDING", error=None, error_message=None)
         return await self._json(self.jobs[request.match_info["job_id"]])
 

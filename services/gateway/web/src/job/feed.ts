@@ -24,18 +24,21 @@ const OPEN_WITHIN_MS = 6000;
 export class Feed {
   private source: EventSource | null = null;
   private timer = 0;
-  private lastSequence = 0;
   private stopped = false;
 
   constructor(
     private readonly jobId: string,
+    private lastSequence: number,
     private readonly handlers: FeedHandlers,
   ) {}
 
   start(): void {
-    const source = new EventSource(`/recon/jobs/${encodeURIComponent(this.jobId)}/events`);
+    const path = `/recon/jobs/${encodeURIComponent(this.jobId)}/events`;
+    // Where the browser reconnects by itself, its Last-Event-ID header outdoes `after`.
+    const source = new EventSource(this.lastSequence > 0 ? `${path}?after=${this.lastSequence}` : path);
     this.source = source;
-    for (const type of TYPES) source.addEventListener(type, (message) => this.receive(type, message));
+    for (const type of TYPES)
+      source.addEventListener(type, (message: MessageEvent<string>) => this.receive(type, message));
     source.addEventListener("end", () => {
       this.stop();
       this.handlers.onEnd();

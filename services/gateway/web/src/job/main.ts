@@ -6,6 +6,7 @@ import { copyText } from "../lib/copy";
 import { byId, setText, show } from "../lib/dom";
 import { fillDownloads } from "../lib/downloads";
 import { hasEnded, type JobInfo, type Scene } from "../lib/types";
+import { onThisHost } from "../lib/urls";
 import { confirmed } from "./confirm";
 import { Feed } from "./feed";
 import { JobModel } from "./model";
@@ -16,6 +17,10 @@ const jobId = location.pathname.split("/").filter(Boolean).at(-1) ?? "";
 const path = `/recon/jobs/${encodeURIComponent(jobId)}`;
 const model = new JobModel();
 let feed: Feed | null = null;
+/** Newest event seen, so that a feed that is opened anew goes on behind it. */
+let lastSequence = 0;
+/** The stream of an ended job has told its past; asking again would tell nothing new. */
+let pastIsTold = false;
 let refreshTimer = 0;
 let refreshAt = Number.POSITIVE_INFINITY;
 let pollTimer = 0;
@@ -55,22 +60,28 @@ function takeStatus(info: JobInfo): void {
     linkIs(true);
     if (info.status === "COMPLETED") void showResult(info);
     // A job that had ended before this page opened has a past worth showing all the same.
-    if (!feed) follow();
+    if (!feed && !pastIsTold) follow();
   } else {
     resultShown = "";
+    pastIsTold = false;
     if (!feed) follow();
   }
 }
 
 function follow(): void {
-  feed = new Feed(jobId, {
-    onEvent(event) {
+  feed = new Feed(jobId, lastSequence, {
+    onEvent(event, sequence) {
+      lastSequence = Math.max(lastSequence, sequence);
       const delay = model.takeEvent(event);
       scheduleRender();
       if (!model.info || !hasEnded(model.info.status) || event.type === "job") refreshWithin(delay);
     },
     onLink: linkIs,
-    onEnd: () => refreshWithin(0),
+    onEnd() {
+      feed = null;
+      pastIsTold = true;
+      refreshWithin(0);
+    },
   });
   feed.start();
 }
@@ -110,7 +121,7 @@ function jobIsGone(): void {
 
 async function showResult(info: JobInfo): Promise<void> {
   const viewer = new URL(info.viewer_url || `/v/${info.pub_key}`, location.href);
-  byId<HTMLAnchorElement>("open-viewer").href = viewer.href;
+  byId<HTMLAnchorElement>("open-viewer").href = onThisHost(viewer.href);
   byId<HTMLInputElement>("share-link").value = viewer.href;
   if (resultShown === info.pub_key) return;
   resultShown = info.pub_key;

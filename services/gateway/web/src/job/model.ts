@@ -39,7 +39,7 @@ export class JobModel {
           if (step) task.step = step;
         }
         if (training) this.addTrainingEvent(training);
-        if (this.info && this.info.status === "PROCESSING") {
+        if (this.info?.status === "PROCESSING") {
           if (training) this.info.training = training;
           if (gpu) this.info.gpu_memory = gpu;
         }

@@ -55,14 +55,13 @@ export function errorFromBody(status: number, body: string): ErrorInfo {
 }
 
 /** Calls a path and answers its JSON (undefined for an empty body). */
-export async function call<T>(path: string, init: RequestInit = {}): Promise<T> {
+export async function call<T>(path: string, init: Pick<RequestInit, "method"> = {}): Promise<T> {
   let response: Response;
   let body: string;
   try {
-    response = await fetch(path, { ...init, headers: { Accept: "application/json", ...init.headers } });
+    response = await fetch(path, { ...init, headers: { Accept: "application/json" } });
     body = await response.text();
-  } catch (error) {
-    if (error instanceof DOMException && error.name === "AbortError") throw error;
+  } catch {
     throw new ApiError(0, NO_CONNECTION);
   }
   if (!response.ok) throw new ApiError(response.status, errorFromBody(response.status, body));

@@ -13,6 +13,7 @@ export async function copyText(text: string): Promise<boolean> {
     document.body.append(area);
     const focused = document.activeElement;
     area.select();
+    // eslint-disable-next-line @typescript-eslint/no-deprecated -- the only way without HTTPS
     const copied = document.execCommand("copy");
     area.remove();
     if (focused instanceof HTMLElement) focused.focus();

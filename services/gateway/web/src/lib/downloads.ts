@@ -2,6 +2,7 @@
 import { h } from "./dom";
 import { bytes } from "./format";
 import type { Artifact } from "./types";
+import { onThisHost } from "./urls";
 
 const ABOUT: Record<string, string> = {
   "scene.spz": "Compact, with view-dependent colour. What the viewer shows.",
@@ -23,7 +24,7 @@ export function fillDownloads(list: HTMLElement, artifacts: Artifact[]): void {
         {},
         h(
           "a",
-          { href: file.url, download: file.name.split("/").at(-1) },
+          { href: onThisHost(file.url), download: file.name.split("/").at(-1) },
           h("strong", {}, file.name),
           h("span", { class: "size" }, bytes(file.size_bytes)),
           h("small", {}, ABOUT[file.name] ?? ""),

@@ -44,7 +44,7 @@ interface Projected {
   major: number;
   minor: number;
   angle: number;
-  sprite: HTMLCanvasElement;
+  sprite: HTMLCanvasElement | null;
 }
 
 class Art {
@@ -80,8 +80,8 @@ class Art {
     const scale = Math.min(devicePixelRatio, 2);
     this.canvas.width = Math.round(this.canvas.clientWidth * scale);
     this.canvas.height = Math.round(this.canvas.clientHeight * scale);
-    if (this.still) this.draw(0);
-    else this.wake();
+    this.draw(this.lastFrame / 1000); // At once: resizing has emptied the canvas.
+    this.wake();
   }
 
   private wake(): void {
@@ -113,9 +113,10 @@ class Art {
     for (const shape of shapes) {
       const cos = Math.cos(shape.angle);
       const sin = Math.sin(shape.angle);
-      const { major, minor } = shape;
+      const { major, minor, sprite } = shape;
+      if (!sprite) continue;
       context.setTransform(cos * minor, sin * minor, -sin * major, cos * major, shape.x, shape.y);
-      context.drawImage(shape.sprite, -1, -1, 2, 2);
+      context.drawImage(sprite, -1, -1, 2, 2);
     }
   }
 
@@ -149,7 +150,7 @@ class Art {
     const scale = focal / depth;
     const major = disc.radius * scale * (1 + this.spread * 0.4) * 1.3;
     const shade = Math.min(SHADES - 1, Math.round(light * (SHADES - 1)));
-    const sprite = this.sprites[disc.hue]?.[shade] as HTMLCanvasElement;
+    const sprite = this.sprites[disc.hue]?.[shade] ?? null;
     return {
       x: this.canvas.width / 2 + x * scale,
       y: this.canvas.height / 2 - y * scale,

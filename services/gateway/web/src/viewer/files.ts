@@ -1,6 +1,7 @@
 // Which of a scene's files to show, and fetching it with its progress.
 import { ApiError, errorFromBody, NO_CONNECTION } from "../lib/api";
 import type { Artifact } from "../lib/types";
+import { onThisHost } from "../lib/urls";
 
 export type FileType = "spz" | "splat" | "ply";
 
@@ -42,7 +43,7 @@ export async function fetchFile(
 ): Promise<Uint8Array<ArrayBuffer>> {
   let response: Response;
   try {
-    response = await fetch(artifact.url);
+    response = await fetch(onThisHost(artifact.url));
   } catch {
     throw new ApiError(0, NO_CONNECTION);
   }

@@ -51,7 +51,7 @@ async function share(): Promise<void> {
 export function wireHud(stage: Stage, canvas: HTMLCanvasElement): void {
   for (const name of ["reset", "fullscreen", "share", "download", "help"] as const)
     byId(name).append(icon(name));
-  show(byId("fullscreen"), document.fullscreenEnabled === true);
+  show(byId("fullscreen"), document.fullscreenEnabled);
   byId("reset").addEventListener("click", () => stage.reset());
   byId("fullscreen").addEventListener("click", toggleFullscreen);
   byId("share").addEventListener("click", () => void share());

@@ -6,6 +6,7 @@ import { fillDownloads } from "../lib/downloads";
 import { bytes, count, timeLeft } from "../lib/format";
 import { stageText } from "../lib/status";
 import type { Scene } from "../lib/types";
+import { onThisHost } from "../lib/urls";
 import { curtain, raise } from "./curtain";
 import { fetchFile, type SceneFile, showable, Truncated } from "./files";
 import { openPanel, showHint, toggleFullscreen, togglePanel, wireHud } from "./hud";
@@ -106,7 +107,10 @@ async function open(scene: Scene): Promise<void> {
     fail(
       "This browser cannot show it",
       "The viewer needs WebGL 2. Use a current browser, and switch hardware acceleration on in its settings.",
-      [{ label: "Download the scene", href: scene.artifacts?.[0]?.url ?? "/", primary: true }, HOME],
+      [
+        { label: "Download the scene", href: onThisHost(scene.artifacts?.[0]?.url ?? "/"), primary: true },
+        HOME,
+      ],
     );
     return;
   }
