@@ -99,7 +99,8 @@ def sample(directory: Path, photos: int, width: int, height: int, seed: int) -> 
 def demo(server: str, photos_dir: Path | None, leave: bool, data_dir: Path | None, port: int | None) -> None:
     """Turn photos into a splat, starting the suite first.
 
-    Without PHOTOS_DIR it makes sample photos; a suite that runs already is used. It keeps serving the result until Ctrl-C.
+    Without PHOTOS_DIR it makes sample photos. A suite that runs already is used. The
+    result is served until Ctrl-C.
     """
     from splatmill.cli._demo import run_demo  # noqa: PLC0415
 
