@@ -1,0 +1,1 @@
+"""Rasteriser, loss and optimiser for machines without a GPU, as numba kernels."""

@@ -1,0 +1,219 @@
+"""The CPU backend: numba kernels behind the trainer's small interface; no compiler needed."""
+
+# ruff: noqa: E402, I001
+from __future__ import annotations
+
+from services.trainer.cpu import environment  # before numba
+
+import logging
+import math
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from services.trainer.backend import AdamConfig
+from services.trainer.cpu.adam import adam_update
+from services.trainer.cpu.binning import fill_lists, sort_by_depth
+from services.trainer.cpu.loss import ssim_backward, ssim_forward
+from services.trainer.cpu.projection import RECORD, TILE, list_tiles, project_backward, project_forward
+from services.trainer.cpu.raster import STATE_FLOATS, rasterize_backward, rasterize_forward
+from services.trainer.scene_types import Camera, Gaussians, StepOutput
+
+log = logging.getLogger(__name__)
+
+_ALIGNMENT = 64  # bytes of a vector register
+
+
+class CpuBackend:
+    """Rasterises, differentiates and optimises on the CPU. Results are bit for bit repeatable.
+
+    Args:
+        threads: Cores to use; None for all that this process may use.
+    """
+
+    def __init__(self, threads: int | None = None) -> None:
+        self.device = torch.device("cpu")
+        self._threads = min(threads or environment.usable_cores(), numba.config.NUMBA_NUM_THREADS)
+        numba.set_num_threads(self._threads)
+        self._scratch: dict[str, NDArray[Any]] = {}
+        self._gradients: Gaussians | None = None
+        self._tiles = (0, 0)
+        if not any(environment.CACHE_DIR.rglob("*.nbi")):
+            log.info("compiling the CPU kernels; this happens once and takes about half a minute")
+
+    def render(self, gaussians: Gaussians, camera: Camera, sh_degree: int, background: Tensor) -> Tensor:
+        """See ``Backend.render``."""
+        picture = self._forward(gaussians, camera, sh_degree, background)
+        return torch.from_numpy(picture.transpose(1, 2, 0).copy())
+
+    def loss_and_gradients(
+        self,
+        gaussians: Gaussians,
+        camera: Camera,
+        target: Tensor,
+        sh_degree: int,
+        background: Tensor,
+        dssim_weight: float,
+    ) -> StepOutput:
+        """See ``Backend.loss_and_gradients``."""
+        expected = (camera.height, camera.width, 3)
+        if tuple(target.shape) != expected or target.dtype != torch.uint8:
+            raise ValueError(f"target is {target.dtype} {tuple(target.shape)}, expected uint8 {expected}")
+        picture = self._forward(gaussians, camera, sh_degree, background)
+        slope, loss = self._loss(picture, target.contiguous().numpy(), dssim_weight)
+        return self._backward(gaussians, camera, sh_degree, picture, slope, loss)
+
+    def adam_step(
+        self,
+        parameters: Gaussians,
+        gradients: Gaussians,
+        first_moments: Gaussians,
+        second_moments: Gaussians,
+        learning_rates: dict[str, float],
+        step: int,
+        config: AdamConfig,
+    ) -> None:
+        """See ``Backend.adam_step``."""
+        correction = 1 / (1 - config.beta1**step)
+        second_correction = np.float32(1 / math.sqrt(1 - config.beta2**step))
+        constants = (np.float32(config.beta1), np.float32(config.beta2), np.float32(config.epsilon))
+        groups = zip(
+            parameters.items(), gradients.items(), first_moments.items(), second_moments.items(), strict=True
+        )
+        for (name, parameter), (_, gradient), (_, first), (_, second) in groups:
+            rate = np.float32(learning_rates[name] * correction)
+            flat = [_array(tensor).reshape(-1) for tensor in (parameter, gradient, first, second)]
+            adam_update(*flat, rate, *constants, second_correction, self._threads)
+
+    def synchronize(self) -> None:
+        """See ``Backend.synchronize``; nothing runs behind the caller's back here."""
+
+    def _forward(
+        self, gaussians: Gaussians, camera: Camera, sh_degree: int, background: Tensor
+    ) -> NDArray[np.float32]:
+        """Answers the picture, [3, height, width] float32, in scratch memory."""
+        width, height, count = camera.width, camera.height, gaussians.count
+        tiles_x, tiles_y = math.ceil(width / TILE), math.ceil(height / TILE)
+        self._tiles = (tiles_x, tiles_y)
+        records = self._buffer("records", (count, RECORD))
+        depths, half_heights = self._buffer("depths", (count,)), self._buffer("half_heights", (count,))
+        counts, radii = self._buffer("counts", (count,), np.int32), self._buffer("radii", (count,))
+        project_forward(
+            _packed(camera), *(_array(tensor) for _, tensor in gaussians.items()), sh_degree,
+            tiles_x, tiles_y,
+            records, depths, counts, half_heights, radii, self._threads,
+        )  # fmt: skip
+        ranges, lists = self._bin(records, half_heights, depths, counts)
+        picture = self._buffer("picture", (3, height, width))
+        rasterize_forward(
+            records, half_heights, ranges, lists, tiles_x, width, height,
+            _array(background), self._buffer("state", (self._threads, STATE_FLOATS)), picture,
+        )  # fmt: skip
+        return picture
+
+    def _bin(
+        self,
+        records: NDArray[np.float32],
+        half_heights: NDArray[np.float32],
+        depths: NDArray[np.float32],
+        counts: NDArray[np.int32],
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Answers where each tile's list begins, and the lists."""
+        count = counts.shape[0]
+        tiles_x, tiles_y = self._tiles
+        offsets = self._buffer("offsets", (count,), np.int64)
+        np.cumsum(counts, out=offsets)
+        pairs = int(offsets[-1]) if count else 0
+        offsets -= counts
+        order, spare_order = (self._buffer(name, (count,), np.int32) for name in ("order", "spare_order"))
+        keys, spare_keys = (self._buffer(name, (count,), np.uint32) for name in ("keys", "spare_keys"))
+        total = sort_by_depth(depths, counts, keys, order, spare_keys, spare_order)
+        tile_ids, positions = (self._buffer(name, (pairs,), np.int32) for name in ("tile_ids", "positions"))
+        list_tiles(records, half_heights, counts, offsets, tiles_x, tiles_y, tile_ids, self._threads)
+        ranges = self._buffer("ranges", (tiles_x * tiles_y + 1,), np.int32)
+        lists = self._buffer("lists", (pairs,), np.int32)
+        fill_lists(spare_order, total, counts, offsets, tile_ids, ranges, lists, positions)
+        return ranges, lists
+
+    def _loss(
+        self, picture: NDArray[np.float32], target: NDArray[np.uint8], dssim_weight: float
+    ) -> tuple[NDArray[np.float32], float]:
+        """Answers d loss / d picture, [3, height, width], and the loss."""
+        maps = [self._buffer(f"ssim_{name}", picture.shape) for name in ("mean", "square", "product")]
+        sums = self._buffer("sums", (self._threads, 2), np.float64)
+        slope = self._buffer("slope", picture.shape)
+        ssim_forward(picture, target, *maps, sums, self._threads)
+        ssim_backward(picture, target, *maps, np.float32(dssim_weight), slope, self._threads)
+        l1, similarity = (sums.sum(0) / picture.size).tolist()
+        return slope, (1 - dssim_weight) * l1 + dssim_weight * (1 - similarity)
+
+    def _backward(
+        self,
+        gaussians: Gaussians,
+        camera: Camera,
+        sh_degree: int,
+        picture: NDArray[np.float32],
+        slope: NDArray[np.float32],
+        loss: float,
+    ) -> StepOutput:
+        count = gaussians.count
+        if self._gradients is None or self._gradients.sh_rest.shape != gaussians.sh_rest.shape:
+            self._gradients = gaussians.zeros_like()
+        gradients = self._gradients
+        records, half_heights = (
+            self._buffer("records", (count, RECORD)),
+            self._buffer("half_heights", (count,)),
+        )
+        counts, offsets = (
+            self._buffer("counts", (count,), np.int32),
+            self._buffer("offsets", (count,), np.int64),
+        )
+        pairs = int(offsets[-1] + counts[-1]) if count else 0
+        pair_gradients = self._buffer("pair_gradients", (pairs, 9))
+        ranges = self._buffer("ranges", (self._tiles[0] * self._tiles[1] + 1,), np.int32)
+        rasterize_backward(
+            records, half_heights, ranges, self._buffer("lists", (pairs,), np.int32), self._tiles[0],
+            camera.width, camera.height, picture, slope,
+            self._buffer("state", (self._threads, STATE_FLOATS)), pair_gradients,
+        )  # fmt: skip
+        norms, radii = self._buffer("norms", (count,)), self._buffer("radii", (count,))
+        project_backward(
+            _packed(camera), _array(gaussians.means), _array(gaussians.log_scales), _array(gaussians.quats),
+            _array(gaussians.sh_rest), sh_degree, records, counts, offsets,
+            self._buffer("positions", (pairs,), np.int32), pair_gradients,
+            *(_array(tensor) for _, tensor in gradients.items()), norms, self._threads,
+        )  # fmt: skip
+        return StepOutput(torch.tensor(loss), gradients, torch.from_numpy(norms), torch.from_numpy(radii))
+
+    def _buffer(self, name: str, shape: tuple[int, ...], dtype: Any = np.float32) -> NDArray[Any]:
+        """A scratch array, 64-byte aligned, that only ever grows."""
+        size = math.prod(shape)
+        array = self._scratch.get(name)
+        if array is None or array.size < size:
+            array = _aligned(size + size // 4 + 1, dtype)
+            self._scratch[name] = array
+        return array[:size].reshape(shape)
+
+
+def _aligned(size: int, dtype: Any) -> NDArray[Any]:
+    width = np.dtype(dtype).itemsize
+    raw = np.empty(size * width + _ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % _ALIGNMENT
+    return raw[start : start + size * width].view(dtype)
+
+
+def _array(tensor: Tensor) -> NDArray[Any]:
+    """The tensor's own memory."""
+    return np.asarray(tensor.detach().numpy())
+
+
+def _packed(camera: Camera) -> NDArray[np.float32]:
+    """The camera as the kernels read it, [21]."""
+    matrix = camera.cam_from_world.double().numpy()
+    center = -matrix[:3, :3].T @ matrix[:3, 3]
+    intrinsics = [camera.fx, camera.fy, camera.cx, camera.cy, camera.width, camera.height]
+    return np.array([*matrix[:3].ravel(), *intrinsics, *center], np.float32)
