@@ -6,6 +6,7 @@ from typing import Any
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -14,10 +15,16 @@ from splatmill.v1 import progress_pb2
 
 DOMAIN = "splatmill"
 RETRY_SECONDS = 2
+# All of it travels in trailing metadata, which is refused above 8 KiB as a whole; the
+# message three times, and percent-encoded in one of them.
+_MAX_TEXT_BYTES = 768
+_MAX_FIELD_BYTES = 255
 
 
 def to_status(error: SplatmillError) -> grpc.Status:
-    """What ``context.abort_with_status`` takes."""
+    """What ``context.abort_with_status`` takes; long texts are cut, for they travel as metadata."""
+    message, remedy = _cut(error.message, _MAX_TEXT_BYTES), _cut(error.remedy, _MAX_TEXT_BYTES)
+    field = _cut(error.field, _MAX_FIELD_BYTES)
     details: list[any_pb2.Any] = []
 
     def add(message: object) -> None:
@@ -25,15 +32,15 @@ def to_status(error: SplatmillError) -> grpc.Status:
         packed.Pack(message)  # type: ignore[arg-type]
         details.append(packed)
 
-    metadata = {"remedy": error.remedy, "retryable": str(error.retryable).lower(), "field": error.field}
+    metadata = {"remedy": remedy, "retryable": str(error.retryable).lower(), "field": field}
     add(error_details_pb2.ErrorInfo(reason=str(error.reason), domain=DOMAIN, metadata=metadata))
     if error.code is grpc.StatusCode.INVALID_ARGUMENT:
-        violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.message)
+        violation = error_details_pb2.BadRequest.FieldViolation(field=field, description=message)
         add(error_details_pb2.BadRequest(field_violations=[violation]))
     if error.retryable:
         add(error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(seconds=RETRY_SECONDS)))
     code = code_pb2.Code.Value(error.code.name)
-    status = status_pb2.Status(code=code, message=error.message, details=details)
+    status = status_pb2.Status(code=code, message=message, details=details)
     return rpc_status.to_status(status)
 
 
@@ -56,6 +63,12 @@ def from_rpc_error(error: grpc.RpcError) -> SplatmillError:
         return SplatmillError(Reason.CANCELLED, "The call was cancelled.")
     if code in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED):
         return SplatmillError(Reason.INVALID_REQUEST, message)
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        return SplatmillError(
+            Reason.INVALID_REQUEST,
+            f"The service does not know this call: {message}",
+            "Is this the address of the right service, and of the same version?",
+        )
     return SplatmillError(Reason.INTERNAL, message, "Look at the service's log.")
 
 
@@ -72,8 +85,17 @@ def _error_info(error: grpc.RpcError) -> error_details_pb2.ErrorInfo | None:
     for key, value in trailing or ():
         if key != "grpc-status-details-bin":
             continue
-        for detail in status_pb2.Status.FromString(value).details:
-            info = error_details_pb2.ErrorInfo()
-            if detail.Unpack(info):
-                return info
+        try:
+            for detail in status_pb2.Status.FromString(value).details:
+                info = error_details_pb2.ErrorInfo()
+                if detail.Unpack(info):
+                    return info
+        except DecodeError:  # not from one of ours
+            return None
     return None
+
+
+def _cut(text: str, size: int) -> str:
+    """The beginning of a text, at most ``size`` bytes of UTF-8; characters without any are replaced."""
+    data = text.encode(errors="replace")
+    return data.decode() if len(data) <= size else data[: size - 3].decode(errors="ignore") + "…"

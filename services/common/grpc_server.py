@@ -24,9 +24,10 @@ OPTIONS: Sequence[tuple[str, Any]] = (
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-    # round_robin clients look for new replicas only when a connection ends.
+    ("grpc.keepalive_permit_without_calls", 1),
+    # round_robin clients look for new replicas only when a connection ends. There is no
+    # max_connection_age_grace: it would cut a long training or a slow upload in the middle.
     ("grpc.max_connection_age_ms", 300_000),
-    ("grpc.max_connection_age_grace_ms", 600_000),
     ("grpc.so_reuseport", 0),
 )
 
@@ -68,6 +69,9 @@ def _guard_stream(behaviour: Callable[..., Any], method: str) -> Callable[..., A
     async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
         responses = behaviour(request, context)
         try:
+            if inspect.isawaitable(responses):  # a handler that calls context.write, as health's Watch
+                await responses
+                return
             async for response in responses:
                 yield response
         except Exception as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import secrets
 import shutil
@@ -13,6 +15,9 @@ from splatmill.errors import Reason, SplatmillError
 
 CHUNK = 1 << 20
 _PARTIAL = ".partial-"
+_MAX_NAME_BYTES = 255
+_MAX_KEY_LENGTH = 1024
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class ArtifactWriter(Protocol):
@@ -69,7 +74,11 @@ class ArtifactStore(Protocol):
         ...
 
     def checkout(self, prefix: str, scratch: Path) -> Path:
-        """A folder of this machine that holds what is below the prefix, to be read only."""
+        """A folder of this machine that holds what is below the prefix, to be read only.
+
+        Raises:
+            SplatmillError: There is nothing (INPUT_NOT_FOUND).
+        """
         ...
 
     def prepare_output(self, prefix: str, scratch: Path) -> Path:
@@ -86,11 +95,24 @@ class ArtifactStore(Protocol):
 
 
 class LocalStore:
-    """An artifact store in a folder."""
+    """An artifact store in a folder.
+
+    Args:
+        root: The folder; made if it is not there.
+
+    Raises:
+        SplatmillError: The folder cannot be made (INVALID_OPTION).
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
-        self.root.mkdir(parents=True, exist_ok=True)
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SplatmillError(
+                Reason.INVALID_OPTION, f"The data folder {self.root} cannot be used: {error.strerror}.",
+                "Set SPLATMILL_DATA_DIR to a folder that can be written to.", field="data_dir",
+            ) from error  # fmt: skip
 
     def path(self, key: str) -> Path:
         """Where a key lies.
@@ -98,9 +120,7 @@ class LocalStore:
         Raises:
             SplatmillError: The key leads out of the store (INVALID_REQUEST).
         """
-        parts = PurePosixPath(key).parts
-        bad = not parts or key.startswith("/") or ".." in parts or "\\" in key or "\0" in key
-        if bad or not (self.root / key).resolve().is_relative_to(self.root):
+        if not _is_plain(key) or not (self.root / key).resolve().is_relative_to(self.root):
             raise SplatmillError(
                 Reason.INVALID_REQUEST, f"{key!r} is no path inside the store.", "Use a plain relative path."
             )
@@ -136,8 +156,13 @@ class LocalStore:
     def list(self, prefix: str) -> list[tuple[str, int]]:
         """See ArtifactStore."""
         base = self.path(prefix)
-        files = (path for path in base.rglob("*") if path.is_file() and not path.name.startswith(_PARTIAL))
-        return sorted((path.relative_to(base).as_posix(), path.stat().st_size) for path in files)
+        found: list[tuple[str, int]] = []
+        for path in base.rglob("*"):
+            # A file may go away while the folder is read.
+            with contextlib.suppress(FileNotFoundError):
+                if path.is_file() and not path.name.startswith(_PARTIAL):
+                    found.append((path.relative_to(base).as_posix(), path.stat().st_size))
+        return sorted(found)
 
     def move(self, source: str, target: str) -> None:
         """See ArtifactStore."""
@@ -148,9 +173,10 @@ class LocalStore:
     def append(self, key: str, data: bytes) -> None:
         """See ArtifactStore."""
         path = self.path(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab") as file:
-            file.write(data)
+        with _room_needed():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("ab") as file:
+                file.write(data)
 
     def delete_prefix(self, prefix: str) -> None:
         """See ArtifactStore."""
@@ -161,14 +187,23 @@ class LocalStore:
             path.unlink(missing_ok=True)
 
     def checkout(self, prefix: str, scratch: Path) -> Path:
-        """See ArtifactStore; the folder itself."""
-        return self.path(prefix)
+        """See ArtifactStore; the folder itself, less what a killed upload has left half written."""
+        folder = self.path(prefix)
+        if not folder.is_dir():
+            raise SplatmillError(
+                Reason.INPUT_NOT_FOUND, f"There is nothing below {prefix!r} in {self.root}.",
+                "Does this worker use the same data folder as the registry? See SPLATMILL_DATA_DIR.",
+            )  # fmt: skip
+        for partial in folder.rglob(f"{_PARTIAL}*"):
+            partial.unlink(missing_ok=True)
+        return folder
 
     def prepare_output(self, prefix: str, scratch: Path) -> Path:
         """See ArtifactStore; the folder itself."""
         self.delete_prefix(prefix)
         path = self.path(prefix)
-        path.mkdir(parents=True)
+        with _room_needed():
+            path.mkdir(parents=True)
         return path
 
     def checkin(self, folder: Path, prefix: str) -> None:
@@ -188,33 +223,82 @@ class LocalStore:
 
 
 class LocalWriter:
-    """A file beside its final name until commit."""
+    """A file beside its final name until commit.
+
+    Every method but abort raises STORAGE_FULL when there is no room.
+    """
 
     def __init__(self, target: Path) -> None:
         self._target = target
-        target.parent.mkdir(parents=True, exist_ok=True)
         self._partial = target.with_name(f"{_PARTIAL}{secrets.token_hex(8)}")
-        self._file: BinaryIO | None = self._partial.open("wb")
+        self._open = True
+        with _room_needed():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self._file: BinaryIO = self._partial.open("wb")
 
     def write(self, data: bytes) -> None:
         """Adds bytes."""
-        if self._file is None:
+        if not self._open:
             raise ValueError("write after commit or abort")
-        self._file.write(data)
+        with _room_needed():
+            self._file.write(data)
 
     def commit(self) -> None:
         """Flushes to disk and renames into place."""
-        if self._file is None:
+        if not self._open:
             raise ValueError("commit after commit or abort")
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        self._file = None
-        os.replace(self._partial, self._target)
+        with _room_needed():
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            os.replace(self._partial, self._target)
+            self._open = False
+            _sync_folder(self._target.parent)
 
     def abort(self) -> None:
         """Removes what was written."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        if self._open:
+            self._open = False
+            with contextlib.suppress(OSError):  # closing flushes, and the disk may be full
+                self._file.close()
             self._partial.unlink(missing_ok=True)
+
+
+def _is_plain(key: str) -> bool:
+    """Whether a key is a relative path of usable names, without tricks."""
+    parts = PurePosixPath(key).parts
+    try:
+        names = [part.encode() for part in parts]
+    except UnicodeEncodeError:
+        return False
+    return (
+        bool(names)
+        and not key.startswith("/")
+        and ".." not in parts
+        and not set("\\\0") & set(key)
+        and all(len(name) <= _MAX_NAME_BYTES for name in names)
+        and len(key) <= _MAX_KEY_LENGTH
+    )
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a rename outlive a power cut."""
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+@contextlib.contextmanager
+def _room_needed() -> Iterator[None]:
+    """A full disk as STORAGE_FULL."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise SplatmillError(
+            Reason.STORAGE_FULL, "There is no room left for files.",
+            "Delete jobs that are no longer needed, or give the data folder more room.", retryable=True,
+        ) from error  # fmt: skip

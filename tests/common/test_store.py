@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import threading
+
 import pytest
 
+from services.common import store as store_module
 from services.common.store import LocalStore
 from splatmill.errors import Reason, SplatmillError
 
@@ -19,7 +23,22 @@ def put(store: LocalStore, key: str, data: bytes) -> None:
     writer.commit()
 
 
-@pytest.mark.parametrize("key", ["", "/etc/passwd", "../out", "a/../../out", "a\\..\\b", "a\0b"])
+BAD_KEYS = [
+    "",
+    ".",
+    "/etc/passwd",
+    "../out",
+    "a/../../out",
+    "a/..",
+    "a\\..\\b",
+    "a\0b",
+    "n" * 300,
+    "\udc80",
+    "d/" * 2000,
+]
+
+
+@pytest.mark.parametrize("key", BAD_KEYS, ids=range(len(BAD_KEYS)))
 def test_keys_that_lead_out_are_refused(store, key):
     with pytest.raises(SplatmillError) as caught:
         store.create(key)
@@ -78,3 +97,77 @@ def test_an_output_folder_begins_empty(store, tmp_path):
     store.append("log", b"a")
     store.append("log", b"b")
     assert b"".join(store.read("log")) == b"ab"
+
+
+def test_an_input_folder_must_be_there_and_holds_whole_files_only(store, tmp_path):
+    with pytest.raises(SplatmillError) as caught:
+        store.checkout("jobs/a/upload", tmp_path)
+    assert caught.value.reason is Reason.INPUT_NOT_FOUND
+    put(store, "jobs/a/upload/images/1.jpg", b"whole")
+    store.create("jobs/a/upload/images/2.jpg").write(b"of an upload whose process was killed")
+    folder = store.checkout("jobs/a/upload", tmp_path)
+    assert [path.name for path in (folder / "images").iterdir()] == ["1.jpg"]
+
+
+class _FullFile:
+    """A file on a full disk, as far as the writer can tell."""
+
+    def write(self, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def close(self) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(store):
+    writer = store.create("jobs/a/photo.jpg")
+    writer._file.close()
+    writer._file = _FullFile()
+    with pytest.raises(SplatmillError) as caught:
+        writer.write(b"x")
+    assert caught.value.reason is Reason.STORAGE_FULL
+    assert caught.value.retryable
+    writer.abort()
+    assert list((store.root / "jobs/a").iterdir()) == []
+
+
+def test_a_commit_that_fails_can_be_aborted(store, monkeypatch):
+    writer = store.create("a/b")
+    writer.write(b"x")
+
+    def broken(number: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(store_module.os, "fsync", broken)
+    with pytest.raises(OSError, match="Input/output"):
+        writer.commit()
+    writer.abort()
+    assert list((store.root / "a").iterdir()) == []
+
+
+def test_readers_see_the_old_file_or_the_new_one(store):
+    versions = [bytes([k]) * 100_000 for k in range(3)]
+    put(store, "f", versions[0])
+    stop = threading.Event()
+    bad: list[bytes] = []
+
+    def read() -> None:
+        while not stop.is_set():
+            data = b"".join(store.read("f", chunk=1000))
+            if data not in versions:
+                bad.append(data)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for number in range(60):
+        put(store, "f", versions[number % 3])
+    stop.set()
+    reader.join()
+    assert not bad
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(SplatmillError) as caught:
+        LocalStore(tmp_path / "file" / "data")
+    assert "SPLATMILL_DATA_DIR" in caught.value.remedy
