@@ -8,6 +8,7 @@ nothing a library prints can get between.
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import importlib
 import logging
 import os
@@ -19,6 +20,7 @@ import threading
 from typing import Any, BinaryIO
 
 from services.common.logging import set_up_logging
+from services.common.stage import StageResult
 from splatmill.errors import Reason, SplatmillError
 
 log = logging.getLogger(__name__)
@@ -29,6 +31,7 @@ _PR_SET_PDEATHSIG = 1
 def main() -> None:
     """Reads the request, runs the stage, answers."""
     _die_with_parent()
+    faulthandler.enable()  # native libraries crash, too; the log then says where
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     (size,) = struct.unpack("<Q", sys.stdin.buffer.read(8))
@@ -41,8 +44,8 @@ def main() -> None:
         _send(answers, error)
     except MemoryError:
         _send(answers, out_of_memory())
-    except Exception as error:
-        log.exception("the stage failed unexpectedly")
+    except (Exception, SystemExit) as error:
+        log.exception("%s failed unexpectedly", request["function"])
         _send(answers, SplatmillError(
             Reason.STAGE_CRASHED, f"The stage failed unexpectedly: {type(error).__name__}: {error}",
             "The service's log has the details. Trying again may help.", retryable=True,
@@ -69,7 +72,9 @@ def _run(request: dict[str, Any], answers: BinaryIO) -> None:
         try:
             progress = next(run)
         except StopIteration as stop:
-            _send(answers, stop.value)
+            result: StageResult = stop.value
+            # Plain numbers: the service must not import torch to read one of its scalars.
+            _send(answers, StageResult({key: float(value) for key, value in result.metrics.items()}))
             return
         _send(answers, progress)
 
@@ -87,8 +92,11 @@ def _die_with_parent() -> None:
 
 
 def _exit_when_closed() -> None:
-    while sys.stdin.buffer.read(1):
+    """Ends this process and what it has started when the parent closes the pipe, or dies."""
+    while os.read(0, 1):
         pass
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)
     os._exit(1)
 
 

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from services.common.child import out_of_memory
+from services.common.cores import thread_environment
 from services.common.options import StageOptions
 from services.common.settings import ServiceSettings
 from services.common.stage import Progress, StageContext, StageResult
@@ -50,6 +51,7 @@ async def run_in_child(
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "services.common.child",
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, start_new_session=True,
+        env={**os.environ, **thread_environment()},
     )  # fmt: skip
     try:
         data = pickle.dumps(request)
@@ -87,7 +89,8 @@ def _crashed(status: int) -> SplatmillError:
             Reason.STAGE_CRASHED, f"The stage's process ended with exit status {status} before it was done.",
             "The service's log has the details. Trying again may help.", retryable=True,
         )  # fmt: skip
-    name = signal.Signals(-status).name
+    known = {int(number): number.name for number in signal.Signals}
+    name = known.get(-status, f"signal {-status}")
     if -status == signal.SIGKILL:
         error = out_of_memory()
         return SplatmillError(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+import numpy
 
 from services.common.stage import Progress, StageContext, StageResult
 from splatmill.errors import Reason, SplatmillError
@@ -60,3 +64,29 @@ def slow(input_dir, output_dir, options, context):
         time.sleep(0.05)
     (output_dir / "done.txt").write_text("done")
     return StageResult({"steps": 40.0})
+
+
+def segfault(input_dir, output_dir, options, context):
+    yield Progress("try", 0.1)
+    ctypes.string_at(0)
+
+
+def says_nothing(input_dir, output_dir, options, context):
+    yield Progress("try", 0.1)
+
+
+def leaves(input_dir, output_dir, options, context):
+    """A library that thinks it owns the process."""
+    yield Progress("try", 0.1)
+    sys.exit(3)
+
+
+def environment(input_dir, output_dir, options, context):
+    yield Progress("look", 0.5, log_lines=(json.dumps(dict(os.environ)),))
+    return StageResult({"scalar": numpy.float32(0.5)})
+
+
+def broken_module(input_dir, output_dir, options, context):
+    import no_such_package  # noqa: F401, PLC0415
+
+    yield Progress("never", 0.0)

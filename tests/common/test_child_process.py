@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 
 from services.common import child_process
 from services.common.child_process import run_in_child
+from services.common.cores import usable_cores
 from services.common.options import SfmOptions
 from services.common.settings import ServiceSettings
 from services.common.stage import Progress, StageContext, StageResult
@@ -59,6 +61,10 @@ async def test_progress_then_result(tmp_path):
         ("bug", Reason.STAGE_CRASHED, "ZeroDivisionError: a bug", True),
         ("memory", Reason.OUT_OF_MEMORY, "out of memory", False),
         ("killed", Reason.STAGE_CRASHED, "SIGKILL", True),
+        ("segfault", Reason.STAGE_CRASHED, "SIGSEGV", True),
+        ("leaves", Reason.STAGE_CRASHED, "SystemExit: 3", True),
+        ("says_nothing", Reason.STAGE_CRASHED, "AttributeError", True),
+        ("broken_module", Reason.STAGE_CRASHED, "no_such_package", True),
         ("does_not_exist", Reason.STAGE_CRASHED, "AttributeError", True),
     ],
 )
@@ -71,6 +77,34 @@ async def test_errors_are_typed(tmp_path, name, reason, words, retryable):
     assert caught.value.retryable is retryable
     if reason is not Reason.STAGE_CRASHED or name == "killed":
         assert caught.value.remedy
+
+
+async def test_the_log_has_the_trace_and_the_crash_s_place(tmp_path, capfd):
+    for name, words in (("bug", "ZeroDivisionError: a bug"), ("segfault", "stages_for_tests.py")):
+        with pytest.raises(SplatmillError):
+            [message async for message in start(name, tmp_path)]
+        log = capfd.readouterr().err
+        assert words in log
+        assert "line" in log
+
+
+async def test_libraries_share_the_cores(tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "7")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    said, result = [message async for message in start("environment", tmp_path)]
+    environment = json.loads(said.log_lines[0])
+    assert environment["OMP_NUM_THREADS"] == str(usable_cores())
+    assert environment["OMP_WAIT_POLICY"] == "passive"
+    assert environment["OPENBLAS_NUM_THREADS"] == "7"  # what a person has set stays
+    assert type(result.metrics["scalar"]) is float
+
+
+def test_a_container_s_quota_counts(tmp_path):
+    limit = tmp_path / "cpu.max"
+    limit.write_text("50000 100000\n")
+    assert usable_cores(limit) == 1
+    limit.write_text("max 100000\n")
+    assert usable_cores(limit) == usable_cores(tmp_path / "none") >= 1
 
 
 async def test_closing_ends_the_process_and_its_children(tmp_path):
