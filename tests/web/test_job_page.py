@@ -201,6 +201,17 @@ def test_cancel_and_delete_ask_first(gateway: FakeGateway, open_page: OpenPage) 
     assert gateway.jobs == {}
 
 
+def test_a_cancelled_job_stopped_in_one_stage(gateway: FakeGateway, open_page: OpenPage) -> None:
+    pending(gateway)
+    ended = tasks(sfm="CANCELLED", train="CANCELLED", postproc="CANCELLED")
+    ended[0]["started_at"] = CREATED
+    gateway.set_job(JOB, status="CANCELLED", tasks=ended)
+    page = open_page(f"/jobs/{JOB}")
+    expect(step(page, 1)).to_contain_text("stopped here")
+    expect(step(page, 2)).to_have_attribute("data-look", "todo")
+    expect(step(page, 3)).to_have_attribute("data-look", "todo")
+
+
 def test_an_unknown_job_is_said(gateway: FakeGateway, open_page: OpenPage) -> None:
     page = open_page("/jobs/nosuchjo", expect_errors=("404",))
     expect(page.locator("#job-title")).to_have_text("No such job")

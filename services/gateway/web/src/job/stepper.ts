@@ -7,6 +7,7 @@ import type { JobInfo, TaskInfo } from "../lib/types";
 type Look = "todo" | "now" | "done" | "bad";
 
 const STEPS: Record<string, string> = {
+  prepare: "reading photos",
   extract: "finding features",
   match: "matching photos",
   map: "placing cameras",
@@ -137,7 +138,9 @@ export class Stepper {
     this.stages.forEach((step, index) => {
       const task = tasks[index];
       if (!task) return;
-      const look = LOOKS[task.state] ?? "todo";
+      // A cancelled job cancels its later stages, too, which were never begun.
+      const begun = task.state !== "CANCELLED" || Boolean(task.started_at);
+      const look = begun ? (LOOKS[task.state] ?? "todo") : "todo";
       if (look === "now") step.set(look, doing(task, info), task.fraction ?? 0);
       else if (look === "done") step.set(look, outcome(task), null);
       else if (look === "bad") step.set(look, task.state === "FAILED" ? "failed here" : "stopped here", null);
