@@ -1,0 +1,137 @@
+"""The manifests: valid against the schemas, and about things that exist."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+
+import kubernetes_validate
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+MANIFESTS = ROOT / "deploy" / "k8s"
+SERVICES = ("gateway", "registry", "sfm", "trainer", "postproc")
+VARIANTS = (".", "overlays/gpu")
+
+
+@cache
+def rendered(variant: str) -> tuple[dict, ...]:
+    if shutil.which("kubectl") is None:
+        pytest.skip("no kubectl to render with")
+    command = ["kubectl", "kustomize", str(MANIFESTS / variant)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return tuple(yaml.safe_load_all(done.stdout))
+
+
+def deployments(variant: str) -> dict[str, dict]:
+    return {o["metadata"]["name"]: o for o in rendered(variant) if o["kind"] == "Deployment"}
+
+
+def container(deployment: dict) -> dict:
+    (only,) = deployment["spec"]["template"]["spec"]["containers"]
+    return only
+
+
+def setting_names() -> set[str]:
+    """Every environment variable that a settings class reads."""
+    names = set()
+    for service in SERVICES:
+        module = import_module(f"services.{service}.settings")
+        for value in vars(module).values():
+            if isinstance(value, type) and hasattr(value, "model_fields"):
+                names |= {f"SPLATMILL_{name.upper()}" for name in value.model_fields}
+    return names
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_schemas(variant):
+    for thing in rendered(variant):
+        kubernetes_validate.validate(thing, "1.31", strict=True)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_service_is_there(variant):
+    assert set(deployments(variant)) == set(SERVICES)
+    kinds = {(o["kind"], o["metadata"]["name"]) for o in rendered(variant)}
+    for service in SERVICES:
+        assert {("Service", service), ("ServiceAccount", service)} <= kinds
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_settings_exist(variant):
+    known = setting_names()
+    for thing in rendered(variant):
+        given = set(thing.get("data", {})) if thing["kind"] == "ConfigMap" else set()
+        if thing["kind"] == "Deployment":
+            given = {entry["name"] for entry in container(thing).get("env", [])}
+        assert given <= known
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_ports_and_probes_are_those_of_the_services(variant):
+    ports = {"gateway": 8000, "registry": 50051, "sfm": 50052, "trainer": 50053, "postproc": 50054}
+    services = {o["metadata"]["name"]: o for o in rendered(variant) if o["kind"] == "Service"}
+    for name, deployment in deployments(variant).items():
+        box = container(deployment)
+        assert box["ports"][0]["containerPort"] == ports[name]
+        assert services[name]["spec"]["ports"][0]["targetPort"] == box["ports"][0]["name"]
+        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+            inner = box[probe].get("grpc") or box[probe]["httpGet"]
+            assert inner["port"] == ports[name]
+            assert ("grpc" in box[probe]) == (name != "gateway")
+        settings = import_module(f"services.{name}.settings")
+        (default,) = {
+            value.model_fields[field].default
+            for value in vars(settings).values()
+            if isinstance(value, type) and hasattr(value, "model_fields")
+            for field in ("port" if name == "gateway" else f"{name}_port",)
+            if field in value.model_fields
+        }
+        assert default == ports[name]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_pods_are_restricted(variant):
+    """The `restricted` pod security standard."""
+    for deployment in deployments(variant).values():
+        pod = deployment["spec"]["template"]["spec"]
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"]["type"] == "RuntimeDefault"
+        limits = container(deployment)["securityContext"]
+        assert limits["allowPrivilegeEscalation"] is False
+        assert limits["readOnlyRootFilesystem"] is True
+        assert limits["capabilities"]["drop"] == ["ALL"]
+        mounts = {mount["name"] for mount in container(deployment)["volumeMounts"]}
+        assert mounts <= {volume["name"] for volume in pod["volumes"]}
+
+
+def test_only_the_gpu_overlay_takes_a_gpu():
+    def gpus(variant: str) -> dict[str, int]:
+        found = {
+            name: container(d)["resources"]["limits"].get("nvidia.com/gpu")
+            for name, d in deployments(variant).items()
+        }
+        return {name: count for name, count in found.items() if count}
+
+    assert gpus(".") == {}
+    assert gpus("overlays/gpu") == {"trainer": 1}
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_dockerfile_installs_its_own_extra_only(service):
+    text = (ROOT / "services" / service / "Dockerfile").read_text()
+    assert re.findall(r"pip install --no-cache-dir '\.\[(\w+)\]'", text) == [service]
+    assert f'ENTRYPOINT ["python", "-m", "services.{service}"]' in text
+    last_stage = text[text.rindex("\nFROM ") :]
+    assert "USER 10001" in last_stage
+    assert "apt-get" not in last_stage
+    for source in re.findall(r"^COPY (?!--from)(.+) \S+$", text, re.MULTILINE):
+        for path in source.split():
+            assert path == "." or (ROOT / path).exists(), path
+    given = set(re.findall(r"(SPLATMILL_\w+)=", text))
+    assert given <= setting_names()
