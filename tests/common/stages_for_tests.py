@@ -27,7 +27,7 @@ def good(input_dir: Path, output_dir: Path, options, context: StageContext):
 
 
 def typed_error(input_dir, output_dir, options, context):
-    yield Progress("try", 0.1)
+    yield Progress("try", 0.1, log_lines=("the last words",))
     raise SplatmillError(Reason.NO_OVERLAP, "The photos do not overlap.", "Take more photos.")
 
 
@@ -89,4 +89,18 @@ def environment(input_dir, output_dir, options, context):
 def broken_module(input_dir, output_dir, options, context):
     import no_such_package  # noqa: F401, PLC0415
 
+    yield Progress("never", 0.0)
+
+
+def talkative(input_dir, output_dir, options, context):
+    """Twelve megabytes of log at once: three times what a message may hold."""
+    for number in range(6000):
+        yield Progress("talk", number / 6000, log_lines=(f"{number} {'x' * 1990}",))
+    return StageResult()
+
+
+def quiet(input_dir, output_dir, options, context):
+    """Says nothing: no heartbeat is on its way at the end."""
+    (output_dir / "done.txt").write_text("done")
+    return StageResult()
     yield Progress("never", 0.0)

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import grpc.aio
 import pytest
 
-from services.common import child_process, worker
+from services.common import child_process, lease, worker
 from services.common.grpc_server import Server
 from services.common.options import SfmOptions
 from services.common.settings import ServiceSettings
@@ -32,9 +38,13 @@ class Tasks(task_pb2_grpc.TaskServiceServicer):
         self.lines: list[str] = []
         self.lost = False
         self.cancelled = False
+        self.slow = 0.0
+        self.errors: dict[str, list[Exception]] = {}
         self.said = asyncio.Event()
 
     def note(self, name: str, request: object) -> None:
+        if self.errors.get(name):
+            raise self.errors[name].pop()
         if self.lost:
             raise SplatmillError(Reason.LEASE_LOST, "The lease is lost.")
         self.calls.append((name, request))
@@ -49,12 +59,15 @@ class Tasks(task_pb2_grpc.TaskServiceServicer):
 
     async def HeartbeatTask(self, request, context):
         self.note("heartbeat", request)
+        await asyncio.sleep(self.slow)
         for progress in request.progress:
             self.lines += progress.log_lines
         return task_pb2.HeartbeatTaskResponse(cancelled=self.cancelled)
 
     async def CompleteTask(self, request, context):
         self.note("complete", request)
+        await asyncio.sleep(self.slow)
+        self.note("completed", request)
         return task_pb2.CompleteTaskResponse()
 
     async def FailTask(self, request, context):
@@ -89,6 +102,14 @@ def spec(function: str) -> StageServiceSpec:
         response=sfm_pb2.RunSfmResponse,
         register=sfm_pb2_grpc.add_SfmServiceServicer_to_server,
     )
+
+
+class SfmTestSettings(ServiceSettings):
+    sfm_port: int = 0
+
+
+def service_spec(function: str) -> StageServiceSpec:
+    return replace(spec(function), settings=SfmTestSettings, port_setting="sfm_port")
 
 
 class Bench:
@@ -133,7 +154,7 @@ class Bench:
 async def bench(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setattr(child_process, "TERMINATE_SECONDS", 0.5)
-    monkeypatch.setattr(worker, "REPORT_SECONDS", 0.1)
+    monkeypatch.setattr(lease, "REPORT_SECONDS", 0.1)
     made = Bench(tmp_path)
     await made.open()
     yield made
@@ -144,6 +165,21 @@ async def stop(task: asyncio.Task[None]) -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; a dead one that nobody has waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+async def until(condition: Callable[[], bool], seconds: float = 5) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.02)
 
 
 async def test_completes_with_files_and_every_log_line(bench):
@@ -164,6 +200,7 @@ async def test_fails_with_the_stage_s_reason(bench):
     assert request.error.remedy
     assert not request.error.retryable
     assert not bench.output.exists()
+    assert bench.tasks.lines == ["the last words"]
     await stop(task)
 
 
@@ -211,6 +248,156 @@ async def test_a_registry_that_comes_later(bench):
     await bench.open(bench.port)
     await bench.tasks.until("complete")
     await stop(task)
+
+
+async def test_a_registry_that_stays_away_ends_the_work(bench):
+    bench.offer(seconds=1)
+    task = bench.work("endless")
+    await bench.tasks.until("heartbeat")
+    await bench.server.stop(0)
+    await until(lambda: not bench.output.exists(), 10)
+    bench.tasks.calls.clear()
+    bench.offer()
+    await bench.open(bench.port)
+    await bench.tasks.until("heartbeat")  # it has gone on with the next task
+    await stop(task)
+
+
+@pytest.mark.parametrize("name", ["heartbeat", "complete", "fail"])
+async def test_passing_errors_of_the_registry_are_sat_out(bench, name):
+    busy = SplatmillError(Reason.UNAVAILABLE, "The database is away.")
+    bench.tasks.errors[name] = [busy, KeyError("a bug"), busy]
+    bench.offer()
+    task = bench.work("typed_error" if name == "fail" else "good")
+    request = await bench.tasks.until("fail" if name == "fail" else "completed")
+    assert getattr(request, "error", None) is None or request.error.reason == "NO_OVERLAP"
+    assert not bench.tasks.errors[name]
+    await stop(task)
+
+
+async def test_a_complete_that_is_refused_fails_the_attempt(bench):
+    bench.tasks.errors["complete"] = [SplatmillError(Reason.INVALID_REQUEST, "Not as described.", "", True)]
+    bench.offer()
+    task = bench.work("good")
+    request = await bench.tasks.until("fail")
+    assert request.error.reason == "INVALID_REQUEST"
+    assert request.error.retryable
+    assert not bench.output.exists()
+    await stop(task)
+
+
+async def test_an_unexpected_error_of_the_worker_is_a_failure_not_its_end(bench, monkeypatch):
+    def full(prefix: str, scratch: Path) -> Path:
+        raise PermissionError(13, "Permission denied")
+
+    bench.offer()
+    with monkeypatch.context() as broken:
+        broken.setattr(bench.store, "prepare_output", full)
+        task = bench.work("good")
+        request = await bench.tasks.until("fail")
+    assert request.error.reason == "INTERNAL"
+    assert "PermissionError" in request.error.message
+    bench.offer()
+    await bench.tasks.until("complete")
+    await stop(task)
+
+
+async def test_a_missing_input_names_the_setting(bench):
+    shutil.rmtree(bench.store.root / "jobs/j/upload")
+    bench.offer()
+    task = bench.work("good")
+    request = await bench.tasks.until("fail")
+    assert request.error.reason == "INPUT_NOT_FOUND"
+    assert "SPLATMILL_DATA_DIR" in request.error.remedy
+    await stop(task)
+
+
+async def test_the_lease_is_kept_while_files_are_stored(bench, monkeypatch):
+    """A remote store may take longer than a lease."""
+    heartbeats = []
+
+    def slow_checkin(folder: Path, prefix: str) -> None:
+        before = len(bench.tasks.calls)
+        time.sleep(1.5)
+        heartbeats.append(len(bench.tasks.calls) - before)
+
+    monkeypatch.setattr(bench.store, "checkin", slow_checkin)
+    bench.offer(seconds=1)
+    task = bench.work("good")
+    await bench.tasks.until("complete")
+    assert heartbeats[0] >= 3
+    await stop(task)
+
+
+async def test_log_lines_keep_their_order_when_the_registry_is_slow(bench):
+    bench.tasks.slow = 0.4
+    bench.offer()
+    task = bench.work("slow")
+    await bench.tasks.until("complete")
+    assert bench.tasks.lines == [f"line {k}" for k in range(40)]
+    await stop(task)
+
+
+async def test_a_flood_of_log_lines_arrives_in_pieces(bench):
+    bench.offer()
+    task = bench.work("talkative")
+    await bench.tasks.until("complete")
+    assert [int(line.split()[0]) for line in bench.tasks.lines] == list(range(6000))
+    sizes = [request.ByteSize() for name, request in bench.tasks.calls if name == "heartbeat"]
+    assert max(sizes) < 1 << 20
+    await stop(task)
+
+
+async def test_stopping_lets_the_registry_finish_publishing(bench):
+    """Nobody may take files away that the registry is moving."""
+    bench.tasks.slow = 1.0
+    bench.offer()
+    task = bench.work("good")
+    await bench.tasks.until("complete")
+    await stop(task)
+    assert [name for name, _ in bench.tasks.calls if name != "heartbeat"] == [
+        "complete",
+        "completed",
+        "release",
+    ]
+
+
+async def test_files_stay_when_nobody_knows_whether_they_are_published(bench):
+    bench.tasks.slow = 30.0
+    bench.offer()
+    task = bench.work("quiet")
+    await bench.tasks.until("complete")
+    await bench.server.stop(0)
+    await stop(task)
+    assert (bench.output / "done.txt").exists()
+
+
+async def test_sigterm_gives_the_task_back_and_ends_the_stage(bench):
+    """The whole process, as Kubernetes stops it."""
+    bench.offer()
+    script = f"""
+import sys
+sys.path.insert(0, {str(HERE)!r})
+from services.common.stage_service import main
+from test_worker import service_spec
+main(service_spec("endless"))
+"""
+    environment = {
+        **os.environ,
+        "SPLATMILL_DATA_DIR": str(bench.store.root),
+        "SPLATMILL_REGISTRY_ADDRESS": f"127.0.0.1:{bench.port}",
+        "SPLATMILL_GRPC_HOST": "127.0.0.1",
+        "SPLATMILL_SFM_PORT": "0",
+    }
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", script, env=environment)
+    while not bench.tasks.lines:
+        await bench.tasks.until("heartbeat")
+        await asyncio.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert await asyncio.wait_for(process.wait(), 10) == 0
+    assert bench.tasks.calls[-1][0] == "release"
+    assert not bench.output.exists()
+    assert not any(alive(int(pid)) for pid in bench.tasks.lines[0].split())
 
 
 async def test_own_rpc_runs_without_the_registry(bench):
