@@ -17,6 +17,7 @@ import pycolmap
 from services.common.options import SfmOptions
 from services.common.stage import Progress, StageContext, StageResult, StageRun
 from services.sfm import report
+from services.sfm.background import watch
 from services.sfm.extract import camera_groups, extract, import_photos
 from services.sfm.mapping import map_photos
 from services.sfm.match import chosen_pairs, match
@@ -24,6 +25,7 @@ from services.sfm.pairs import every_pair
 from services.sfm.photos import LeftOut, Photo, prepare
 from services.sfm.plan import Plan, expected_costs, make_plan
 from services.sfm.progress import StageProgress
+from services.sfm.refine import refine_lenses
 from services.sfm.report import Attempt
 from services.sfm.settings import SfmSettings
 from services.sfm.undistort import undistort
@@ -86,6 +88,7 @@ class _Run:
         error = report.refuse(self._photos, best)
         if error is not None:
             raise error
+        yield from self._refine(best)
         yield from self._explain(best)
         model = best.models[0]
         make_upright(model)
@@ -186,6 +189,13 @@ class _Run:
             attempt.models = yield from self._report("map", steps, total, "registered {} of {} photos")
         if not attempt.models:
             yield self._progress.at("map", 1, 1, "no two photos to begin with")
+
+    def _refine(self, best: Attempt) -> Step[None]:
+        rough, threads = best.models[0], best.plan.threads
+        total = len(self._photos)
+        with self._timed("map"):
+            refining = watch("refine the lenses", lambda token: refine_lenses(rough, threads), lambda: total)
+            best.models[0] = yield from self._report("map", refining, total, None)
 
     def _explain(self, best: Attempt) -> Step[None]:
         model, total = best.models[0], len(self._photos)

@@ -91,6 +91,17 @@ def test_metrics_and_report(small_run: Run):
     assert set(report["seconds"]) == {"prepare", "extract", "match", "map", "undistort"}
 
 
+def test_the_lens_is_found(small_run: Run, small_capture: Path):
+    (camera,) = json.loads((small_run.output / "sfm_report.json").read_text())["cameras"]
+    assert camera["model"] == "SIMPLE_RADIAL", "there is nothing for a second parameter to explain"
+    focal, cx, cy, distortion = camera["params"]
+    truth = read_cameras(small_capture)["photo_000.jpg"]
+    assert focal == pytest.approx(truth.fx, rel=0.003)
+    assert (cx, cy) == (truth.cx, truth.cy)
+    edge = np.hypot(truth.cx, truth.cy) / truth.fx
+    assert abs(distortion * edge**2) < 0.003, "the sample's lens does not distort"
+
+
 def test_progress_rises_through_all_steps(small_run: Run):
     fractions = [progress.fraction for progress in small_run.progress]
     assert fractions == sorted(fractions)
