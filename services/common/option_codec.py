@@ -15,6 +15,8 @@ from services.common.options import PostprocOptions, SfmOptions, StageOptions, T
 from splatmill.errors import Reason, SplatmillError
 from splatmill.v1 import options_pb2, progress_pb2, reconstruction_pb2
 
+_SAYABLE = 1e9  # a bound beyond is that of the number's type
+
 ModelT = TypeVar("ModelT", bound=StageOptions)
 
 # Field of JobOptions, its model, its stage.
@@ -53,7 +55,7 @@ def to_proto(options: StageOptions, message: Message) -> Message:
 
 
 def parse_form(fields: Mapping[str, str]) -> options_pb2.JobOptions:
-    """Reads flat form fields, such as ``{"iterations": "3000"}``.
+    """Reads flat form fields, such as ``{"iterations": "3000"}``; an empty one means not set.
 
     Raises:
         SplatmillError: An unknown name or a bad value (INVALID_OPTION).
@@ -64,11 +66,12 @@ def parse_form(fields: Mapping[str, str]) -> options_pb2.JobOptions:
         if name not in owners:
             raise SplatmillError(
                 Reason.INVALID_OPTION,
-                f"There is no option {name!r}.",
+                f"There is no option {name[:100]!r}.",
                 f"Options are: {', '.join(sorted(owners))}.",
                 field=name,
             )
-        by_part.setdefault(owners[name], {})[name] = value.strip()
+        if value.strip():
+            by_part.setdefault(owners[name], {})[name] = value.strip()
     job = options_pb2.JobOptions()
     for part, model, _ in PARTS:
         if part in by_part:
@@ -141,7 +144,24 @@ def _validated(model: type[ModelT], values: Mapping[str, Any]) -> ModelT:
         name = str(first["loc"][0]) if first["loc"] else ""
         raise SplatmillError(
             Reason.INVALID_OPTION,
-            f"{name} = {values.get(name)!r}: {first['msg']}.",
-            "See the list of options for its type and range.",
+            f"{name} = {str(values.get(name))[:100]!r}: {first['msg']}.",
+            _remedy(model, name),
             field=name,
         ) from error
+
+
+def _remedy(model: type[StageOptions], name: str) -> str:
+    """The type and range of an option in words."""
+    info = _described(progress_pb2.STAGE_UNSPECIFIED, name, model.model_fields[name])
+    if info.choices:
+        return f"{name} is one of: {', '.join(info.choices)}."
+    words = {"bool": "true or false", "int": "a whole number", "float": "a number"}[info.type]
+    bounds = [
+        f"{word} {value:.10g}"
+        for word, value, given in (
+            ("at least", info.minimum, info.HasField("minimum")),
+            ("at most", info.maximum, info.HasField("maximum")),
+        )
+        if given and abs(value) < _SAYABLE
+    ]
+    return f"{name} is {words}{', ' if bounds else ''}{' and '.join(bounds)}. {info.help}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
@@ -20,6 +21,8 @@ from services.common.store import LocalStore
 from splatmill.errors import Reason, SplatmillError
 from splatmill.v1 import progress_pb2
 
+log = logging.getLogger(__name__)
+
 
 class StageServicer:
     """Answers the RPC that ``spec`` names; one run at a time, shared with the worker loop."""
@@ -35,30 +38,30 @@ class StageServicer:
 
     async def _run(self, request: Any, context: Any) -> AsyncIterator[Any]:
         options = option_codec.from_proto(request.options, self._spec.options)
-        input_dir, output_dir = (
-            self._folder(request.input_dir, "input_dir"),
-            self._folder(request.output_dir, "output_dir"),
-        )
-        if not input_dir.is_dir():
-            raise SplatmillError(
-                Reason.INPUT_NOT_FOUND, f"There is no folder {request.input_dir!r} in the data folder.",
-                "Name a folder relative to the service's data folder.", field="input_dir",
-            )  # fmt: skip
-        if output_dir.exists() and any(output_dir.iterdir()):
-            raise SplatmillError(
-                Reason.INVALID_REQUEST, f"The output folder {request.output_dir!r} is not empty.",
-                "Name a new folder.", field="output_dir",
-            )  # fmt: skip
+        input_dir, output_dir = self._folders(request.input_dir, request.output_dir)
         if self._busy.locked():
             raise SplatmillError(
                 Reason.BUSY, "The service is at work on another task.", "Try again later.", retryable=True
             )
         async with self._busy:
-            async for response in self._work(input_dir, output_dir, options):
-                yield response
+            log.info("%s: %s to %s begins", self._spec.method, request.input_dir, request.output_dir)
+            outcome = "ended early; its output is removed"
+            try:
+                async for response in self._work(input_dir, output_dir, options):
+                    yield response
+                outcome = "done"
+            except SplatmillError as error:
+                outcome = f"failed: {error.reason}: {error}"
+                raise
+            finally:
+                log.info(
+                    "%s: %s to %s: %s", self._spec.method, request.input_dir, request.output_dir, outcome
+                )
 
     async def _work(self, input_dir: Path, output_dir: Path, options: Any) -> AsyncIterator[Any]:
+        """The stage's messages; unless the result was sent, nothing stays of the output."""
         done = False
+        made = _first_missing(output_dir)
         output_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="splatmill-", ignore_cleanup_errors=True) as scratch:
             run = run_in_child(
@@ -76,15 +79,52 @@ class StageServicer:
                             yield self._spec.response(progress=progress_to_proto(self._spec.stage, message))
             finally:
                 if not done:
-                    shutil.rmtree(output_dir, ignore_errors=True)
+                    await asyncio.to_thread(_remove, output_dir, made)
 
-    def _folder(self, name: str, field: str) -> Path:
+    def _folders(self, input_name: str, output_name: str) -> tuple[Path, Path]:
+        """Checks the two folders of a request."""
+        input_dir, output_dir = self._path(input_name, "input_dir"), self._path(output_name, "output_dir")
+        if not input_dir.is_dir():
+            raise SplatmillError(
+                Reason.INPUT_NOT_FOUND, f"There is no folder {input_name!r} in the data folder.",
+                "Name a folder relative to the service's data folder.", field="input_dir",
+            )  # fmt: skip
+        if output_dir.resolve().is_relative_to(input_dir.resolve()):
+            raise SplatmillError(
+                Reason.INVALID_REQUEST, "The output folder lies in the input folder.",
+                "Name a folder outside of it.", field="output_dir",
+            )  # fmt: skip
+        if output_dir.exists() and not (output_dir.is_dir() and not any(output_dir.iterdir())):
+            raise SplatmillError(
+                Reason.INVALID_REQUEST, f"The output folder {output_name!r} is not empty, or no folder.",
+                "Name a new folder.", field="output_dir",
+            )  # fmt: skip
+        return input_dir, output_dir
+
+    def _path(self, name: str, field: str) -> Path:
         try:
             return self._store.path(name)
         except SplatmillError as error:
             raise SplatmillError(
-                error.reason,
-                f"{field} {name!r} lies outside the data folder.",
-                "Name a relative path inside it.",
-                field=field,
-            ) from error
+                error.reason, f"{field} {name!r} is no path in the data folder.",
+                "Name a relative path inside it.", field=field,
+            ) from error  # fmt: skip
+
+
+def _first_missing(folder: Path) -> Path | None:
+    """The topmost folder that has to be made for ``folder`` to be there."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    return missing[-1] if missing else None
+
+
+def _remove(folder: Path, made: Path | None) -> None:
+    """Removes a folder, and those above it that were made for it and hold nothing else."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if made is None:
+        folder.mkdir(exist_ok=True)
+        return
+    for parent in folder.parents:
+        if not parent.is_relative_to(made):
+            return
+        with contextlib.suppress(OSError):
+            parent.rmdir()

@@ -11,6 +11,7 @@ from typing import Any
 
 from services.common.grpc_server import Server
 from services.common.logging import set_up_logging
+from services.common.settings import ServiceSettings, load_settings
 from services.common.stage_rpc import StageServicer
 from services.common.stage_spec import StageServiceSpec
 from services.common.store import LocalStore
@@ -22,24 +23,24 @@ log = logging.getLogger(__name__)
 
 def main(spec: StageServiceSpec) -> None:
     """Serves until SIGTERM or SIGINT; exits with 1 when it cannot start."""
-    settings = spec.settings()
-    set_up_logging(spec.name, settings.log_level, settings.log_format)
+    set_up_logging(spec.name)
     try:
-        asyncio.run(serve(spec))
+        settings = load_settings(spec.settings)
+        set_up_logging(spec.name, settings.log_level, settings.log_format)
+        asyncio.run(serve(spec, settings))
     except SplatmillError as error:
         log.error("%s", error)
         raise SystemExit(1) from None
 
 
-async def serve(spec: StageServiceSpec) -> None:
+async def serve(spec: StageServiceSpec, settings: ServiceSettings) -> None:
     """Runs server and worker until the process is told to stop.
 
     Stopping asks for no new task, ends the one at hand and gives it back.
 
     Raises:
-        SplatmillError: The port cannot be opened.
+        SplatmillError: The port cannot be opened, or the data folder not be used.
     """
-    settings = spec.settings()
     store = LocalStore(settings.data_dir)
     busy = asyncio.Lock()
     server = Server()

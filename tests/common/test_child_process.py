@@ -14,6 +14,7 @@ from contextlib import aclosing
 from pathlib import Path
 
 import pytest
+from fake_registry import alive, until
 
 from services.common import child_process
 from services.common.child_process import run_in_child
@@ -38,13 +39,6 @@ def start(name: str, folder: Path):
     return run_in_child(
         "test", f"stages_for_tests:{name}", folder, folder, SfmOptions(), context, ServiceSettings()
     )
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 async def test_progress_then_result(tmp_path):
@@ -113,7 +107,8 @@ async def test_closing_ends_the_process_and_its_children(tmp_path):
         assert isinstance(first, Progress)
         begun = time.monotonic()
     assert time.monotonic() - begun < 5
-    assert not any(alive(int(pid)) for pid in first.log_lines[0].split())
+    pids = [int(pid) for pid in first.log_lines[0].split()]
+    await until(lambda: not any(map(alive, pids)))
 
 
 async def test_cancelling_the_reader_ends_the_process(tmp_path):
@@ -131,7 +126,7 @@ async def test_cancelling_the_reader_ends_the_process(tmp_path):
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert not any(alive(pid) for pid in pids)
+    await until(lambda: not any(map(alive, pids)))
 
 
 def test_a_killed_parent_leaves_no_child(tmp_path):

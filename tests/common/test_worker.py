@@ -8,178 +8,18 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
-import grpc.aio
 import pytest
+from fake_registry import HERE, alive, until
 
-from services.common import child_process, lease, worker
-from services.common.grpc_server import Server
-from services.common.options import SfmOptions
-from services.common.settings import ServiceSettings
-from services.common.stage_rpc import StageServicer
-from services.common.stage_spec import StageServiceSpec
-from services.common.store import LocalStore
-from splatmill._status import from_rpc_error
 from splatmill.errors import Reason, SplatmillError
-from splatmill.v1 import progress_pb2, sfm_pb2, sfm_pb2_grpc, task_pb2, task_pb2_grpc
-
-HERE = Path(__file__).parent
-
-
-class Tasks(task_pb2_grpc.TaskServiceServicer):
-    """Hands out one task and notes all that is said of it."""
-
-    def __init__(self) -> None:
-        self.waiting: list[task_pb2.LeasedTask] = []
-        self.calls: list[tuple[str, object]] = []
-        self.lines: list[str] = []
-        self.lost = False
-        self.cancelled = False
-        self.slow = 0.0
-        self.errors: dict[str, list[Exception]] = {}
-        self.said = asyncio.Event()
-
-    def note(self, name: str, request: object) -> None:
-        if self.errors.get(name):
-            raise self.errors[name].pop()
-        if self.lost:
-            raise SplatmillError(Reason.LEASE_LOST, "The lease is lost.")
-        self.calls.append((name, request))
-        self.said.set()
-
-    async def LeaseTask(self, request, context):
-        await asyncio.sleep(0.02)
-        if self.waiting:
-            return task_pb2.LeaseTaskResponse(task=self.waiting.pop())
-        await asyncio.sleep(0.2)
-        return task_pb2.LeaseTaskResponse()
-
-    async def HeartbeatTask(self, request, context):
-        self.note("heartbeat", request)
-        await asyncio.sleep(self.slow)
-        for progress in request.progress:
-            self.lines += progress.log_lines
-        return task_pb2.HeartbeatTaskResponse(cancelled=self.cancelled)
-
-    async def CompleteTask(self, request, context):
-        self.note("complete", request)
-        await asyncio.sleep(self.slow)
-        self.note("completed", request)
-        return task_pb2.CompleteTaskResponse()
-
-    async def FailTask(self, request, context):
-        self.note("fail", request)
-        return task_pb2.FailTaskResponse(will_retry=True)
-
-    async def ReleaseTask(self, request, context):
-        self.note("release", request)
-        return task_pb2.ReleaseTaskResponse()
-
-    async def until(self, name: str) -> object:
-        """The first call of that name."""
-        while True:
-            for called, request in self.calls:
-                if called == name:
-                    return request
-            self.said.clear()
-            await asyncio.wait_for(self.said.wait(), 20)
-
-
-def spec(function: str) -> StageServiceSpec:
-    return StageServiceSpec(
-        name="sfm",
-        stage=progress_pb2.STAGE_SFM,
-        function=f"stages_for_tests:{function}",
-        options=SfmOptions,
-        options_field="sfm",
-        settings=ServiceSettings,
-        port_setting="",
-        service_name="splatmill.v1.SfmService",
-        method="RunSfm",
-        response=sfm_pb2.RunSfmResponse,
-        register=sfm_pb2_grpc.add_SfmServiceServicer_to_server,
-    )
-
-
-class SfmTestSettings(ServiceSettings):
-    sfm_port: int = 0
-
-
-def service_spec(function: str) -> StageServiceSpec:
-    return replace(spec(function), settings=SfmTestSettings, port_setting="sfm_port")
-
-
-class Bench:
-    """A registry's port, a store, and workers on demand."""
-
-    def __init__(self, folder: Path) -> None:
-        self.tasks = Tasks()
-        self.store = LocalStore(folder / "data")
-        self.busy = asyncio.Lock()
-        self.port = 0
-        self.server = Server()
-        (self.store.root / "jobs/j/upload").mkdir(parents=True)
-
-    async def open(self, port: int = 0) -> None:
-        self.server = Server()
-        register = task_pb2_grpc.add_TaskServiceServicer_to_server
-        self.server.add("splatmill.v1.TaskService", lambda server: register(self.tasks, server))
-        self.port = await self.server.start("127.0.0.1", port)
-
-    def offer(self, seconds: int = 60) -> None:
-        task = task_pb2.LeasedTask(
-            job_id="j",
-            stage=progress_pb2.STAGE_SFM,
-            attempt=1,
-            lease_token="token",
-            input_prefix="jobs/j/upload",
-            output_prefix="jobs/j/work/sfm-1",
-        )
-        task.lease_duration.FromSeconds(seconds)
-        self.tasks.waiting.append(task)
-
-    def work(self, function: str) -> asyncio.Task[None]:
-        settings = ServiceSettings(registry_address=f"127.0.0.1:{self.port}")
-        return asyncio.create_task(worker.Worker(spec(function), settings, self.store, self.busy).run())
-
-    @property
-    def output(self) -> Path:
-        return self.store.root / "jobs/j/work/sfm-1"
-
-
-@pytest.fixture
-async def bench(tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]))
-    monkeypatch.setattr(child_process, "TERMINATE_SECONDS", 0.5)
-    monkeypatch.setattr(lease, "REPORT_SECONDS", 0.1)
-    made = Bench(tmp_path)
-    await made.open()
-    yield made
-    await made.server.stop(0)
 
 
 async def stop(task: asyncio.Task[None]) -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-
-
-def alive(pid: int) -> bool:
-    """Whether a process runs; a dead one that nobody has waited for does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-async def until(condition: Callable[[], bool], seconds: float = 5) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.02)
 
 
 async def test_completes_with_files_and_every_log_line(bench):
@@ -379,7 +219,7 @@ async def test_sigterm_gives_the_task_back_and_ends_the_stage(bench):
 import sys
 sys.path.insert(0, {str(HERE)!r})
 from services.common.stage_service import main
-from test_worker import service_spec
+from fake_registry import service_spec
 main(service_spec("endless"))
 """
     environment = {
@@ -397,56 +237,5 @@ main(service_spec("endless"))
     assert await asyncio.wait_for(process.wait(), 10) == 0
     assert bench.tasks.calls[-1][0] == "release"
     assert not bench.output.exists()
-    assert not any(alive(int(pid)) for pid in bench.tasks.lines[0].split())
-
-
-async def test_own_rpc_runs_without_the_registry(bench):
-    server, data = Server(), bench.store.root
-    servicer = StageServicer(spec("good"), ServiceSettings(), bench.store, bench.busy)
-    server.add(
-        "splatmill.v1.SfmService", lambda s: sfm_pb2_grpc.add_SfmServiceServicer_to_server(servicer, s)
-    )
-    port = await server.start("127.0.0.1", 0)
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        stub = sfm_pb2_grpc.SfmServiceStub(channel)
-        request = sfm_pb2.RunSfmRequest(input_dir="jobs/j/upload", output_dir="mine/out")
-        answers = [answer async for answer in stub.RunSfm(request)]
-        assert [a.WhichOneof("payload") for a in answers] == ["progress"] * 5 + ["result"]
-        assert (data / "mine/out/sub/answer.txt").read_text() == "42"
-
-        for bad, reason in (
-            (sfm_pb2.RunSfmRequest(input_dir="../..", output_dir="new"), Reason.INVALID_REQUEST),
-            (sfm_pb2.RunSfmRequest(input_dir="none", output_dir="new"), Reason.INPUT_NOT_FOUND),
-            (request, Reason.INVALID_REQUEST),
-        ):
-            with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await stub.RunSfm(bad).read()
-            assert from_rpc_error(caught.value).reason is reason
-        async with bench.busy:
-            with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await stub.RunSfm(sfm_pb2.RunSfmRequest(input_dir="jobs/j/upload", output_dir="new")).read()
-        assert from_rpc_error(caught.value).reason is Reason.BUSY
-    await server.stop(0)
-
-
-async def test_cancelling_the_own_rpc_leaves_nothing(bench):
-    server, data = Server(), bench.store.root
-    servicer = StageServicer(spec("endless"), ServiceSettings(), bench.store, bench.busy)
-    server.add(
-        "splatmill.v1.SfmService", lambda s: sfm_pb2_grpc.add_SfmServiceServicer_to_server(servicer, s)
-    )
-    port = await server.start("127.0.0.1", 0)
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        call = sfm_pb2_grpc.SfmServiceStub(channel).RunSfm(
-            sfm_pb2.RunSfmRequest(input_dir="jobs/j/upload", output_dir="out")
-        )
-        await call.read()
-        assert (data / "out").exists()
-        call.cancel()
-        for _ in range(100):
-            await asyncio.sleep(0.05)
-            if not (data / "out").exists() and not bench.busy.locked():
-                break
-        assert not (data / "out").exists()
-        assert not bench.busy.locked()
-    await server.stop(0)
+    pids = [int(pid) for pid in bench.tasks.lines[0].split()]
+    await until(lambda: not any(map(alive, pids)))
