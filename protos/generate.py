@@ -6,7 +6,7 @@ is rewritten afterwards. Stubs are made at build and never committed.
 
 from __future__ import annotations
 
-import shutil
+import importlib.util
 import sys
 from importlib import resources
 from pathlib import Path
@@ -29,12 +29,12 @@ def generate(out: Path = OUT) -> None:
     """
     sources = sorted(str(path.relative_to(PROTOS)) for path in PROTOS.rglob("*.proto"))
     well_known = resources.files("grpc_tools") / "_proto"
-    arguments = ["protoc", f"-I{PROTOS}", f"-I{well_known}", f"--python_out={out}", f"--grpc_python_out={out}"]
-    bin_dir = Path(sys.executable).parent
-    plugins = {name: shutil.which(f"protoc-gen-{name}", path=str(bin_dir)) for name in ("mypy", "mypy_grpc")}
-    for name, path in plugins.items():
-        if path:
-            arguments += [f"--plugin=protoc-gen-{name}={path}", f"--{name}_out={out}"]
+    arguments = ["protoc", f"-I{PROTOS}", f"-I{well_known}"]
+    arguments += [f"--python_out={out}", f"--grpc_python_out={out}"]
+    if importlib.util.find_spec("mypy_protobuf"):  # not in the isolated environment of a build
+        for name in ("mypy", "mypy_grpc"):
+            plugin = Path(sys.executable).parent / f"protoc-gen-{name}"
+            arguments += [f"--plugin=protoc-gen-{name}={plugin}", f"--{name}_out={out}"]
     if protoc.main(arguments + sources) != 0:
         raise RuntimeError("protoc could not compile the protos; see its messages above")
     for source in sources:

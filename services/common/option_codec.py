@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from services.common.options import PostprocOptions, SfmOptions, StageOptions, TrainingOptions
+from services.common.options import DEFAULTS, PostprocOptions, SfmOptions, StageOptions, TrainingOptions
 from splatmill.errors import Reason, SplatmillError
 from splatmill.v1 import options_pb2, progress_pb2, reconstruction_pb2
 
@@ -86,7 +86,7 @@ def check(job: options_pb2.JobOptions) -> None:
 
 
 def describe() -> Iterator[reconstruction_pb2.OptionInfo]:
-    """Every option with type, range and help."""
+    """Every option with type, range, default and help."""
     for _, model, stage in PARTS:
         for name, field in model.model_fields.items():
             yield _described(stage, name, field)
@@ -97,6 +97,7 @@ def _described(
 ) -> reconstruction_pb2.OptionInfo:
     kind = _value_type(field)
     info = reconstruction_pb2.OptionInfo(stage=stage, name=name, help=field.description or "")
+    info.default_value = DEFAULTS[name]
     if issubclass(kind, StrEnum):
         info.type = "enum"
         info.choices.extend(str(choice) for choice in kind)

@@ -75,3 +75,23 @@ class PostprocOptions(StageOptions):
     outlier_min_cluster_ratio: float | None = Field(
         None, ge=0, le=1, description="Smallest cluster kept, as a fraction of all Gaussians."
     )
+
+
+# What a worker takes by itself, for people to read; its settings change it for a whole deployment.
+DEFAULTS = {
+    "original_resolution": "false",
+    "max_image_size": "1600",
+    "max_features": "16384, fewer without a GPU",
+    "matcher": "exhaustive up to 80 photos",
+    "iterations": "10000 on a GPU, 2500 without",
+    "densify_until_iter": "half of the iterations",
+    "sh_degree": "3",
+    "max_gaussians": "3000000 on a GPU, 40000 without",
+    "train_image_size": "as sfm left them on a GPU, 640 without",
+    "test_every": "8",
+    "seed": "0",
+    "outlier_k_neighbors": "20",
+    "outlier_std_threshold": "2.0",
+    "outlier_remove_small_clusters": "true",
+    "outlier_min_cluster_ratio": "0.01",
+}

@@ -117,7 +117,17 @@ async def options(request: web.Request) -> web.Response:
             option, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
         )
         found.append(entry | {"stage": STAGE_NAME[option.stage]})
-    return _json({"options": found})
+    limits = answer.limits
+    return _json(
+        {
+            "options": found,
+            "limits": {
+                "min_images": limits.min_images,
+                "max_images": limits.max_images,
+                "max_image_bytes": limits.max_image_bytes,
+            },
+        }
+    )
 
 
 async def _body(request: web.Request) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from services.gateway.jobs import base_url
 from services.gateway.keys import REGISTRY
-from services.gateway.status_json import job_state
+from services.gateway.status_json import STAGE_NAME, current_task, eta_json, job_state
 from splatmill.errors import Reason, SplatmillError
 from splatmill.v1 import reconstruction_pb2 as pb
 
@@ -20,11 +20,15 @@ async def scene(request: web.Request) -> web.Response:
     answer = await request.app[REGISTRY].GetScene(pb.GetSceneRequest(pub_key=pub_key))
     url = f"{base_url(request)}/recon/pub/{pub_key}"
     job = answer.job
+    current = current_task(job)
     body = {
         "pub_key": pub_key,
         "title": job.title,
         "status": job_state(job.state),
+        "queue_position": job.queue_position or None,
+        "stage": STAGE_NAME[current.stage] if current is not None else None,
         "fraction": round(job.fraction, 4),
+        "eta_seconds": eta_json(job),
         "gaussian_count": job.gaussian_count or None,
         "artifacts": [_artifact_json(artifact, url) for artifact in answer.artifacts],
     }

@@ -20,7 +20,7 @@ STAGE_NAME = {
 def job_json(job: pb.Job, base_url: str) -> dict[str, Any]:
     """The status of a job; fields that do not apply are null."""
     completed = job.state == pb.JOB_STATE_COMPLETED
-    current = next((task for task in job.tasks if task.state == pb.TASK_STATE_LEASED), None)
+    current = current_task(job)
     progress = current.progress if current is not None else progress_pb2.StageProgress()
     error = error_detail_json(job.error) if job.HasField("error") else None
     return {
@@ -35,7 +35,7 @@ def job_json(job: pb.Job, base_url: str) -> dict[str, Any]:
         "original_resolution": job.options.sfm.original_resolution,
         "queue_position": job.queue_position or None,
         "fraction": round(job.fraction, 4),
-        "eta_seconds": round(job.eta_seconds, 1) if job.HasField("eta_seconds") else None,
+        "eta_seconds": eta_json(job),
         "stage": STAGE_NAME[current.stage] if current is not None else None,
         "step": progress.step or None,
         "training": numbers(progress.training) if progress.HasField("training") else None,
@@ -49,6 +49,16 @@ def job_json(job: pb.Job, base_url: str) -> dict[str, Any]:
         "error_message": f"{error['message']} {error['remedy']}".strip() if error is not None else None,
         "last_sequence": job.last_sequence,
     }
+
+
+def current_task(job: pb.Job) -> pb.Task | None:
+    """The stage that a worker runs now."""
+    return next((task for task in job.tasks if task.state == pb.TASK_STATE_LEASED), None)
+
+
+def eta_json(message: pb.Job | progress_pb2.StageProgress) -> float | None:
+    """Seconds left; None when not known."""
+    return round(message.eta_seconds, 1) if message.HasField("eta_seconds") else None
 
 
 def task_json(task: pb.Task) -> dict[str, Any]:
@@ -88,7 +98,7 @@ def event_json(event: pb.JobEvent) -> tuple[str, dict[str, Any]]:
         "stage": STAGE_NAME.get(progress.stage),
         "step": progress.step,
         "fraction": round(progress.fraction, 4),
-        "eta_seconds": round(progress.eta_seconds, 1) if progress.HasField("eta_seconds") else None,
+        "eta_seconds": eta_json(progress),
         "log_lines": list(progress.log_lines),
         "training": numbers(progress.training) if progress.HasField("training") else None,
         "gpu_memory": numbers(progress.gpu_memory) if progress.HasField("gpu_memory") else None,

@@ -206,7 +206,13 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
 
     async def ListOptions(self, request: pb.ListOptionsRequest, context: Any) -> pb.ListOptionsResponse:
         """See the proto."""
-        return pb.ListOptionsResponse(options=option_codec.describe())
+        settings = self._registry.settings
+        limits = pb.UploadLimits(
+            min_images=settings.min_images,
+            max_images=settings.max_images,
+            max_image_bytes=settings.max_image_bytes,
+        )
+        return pb.ListOptionsResponse(options=option_codec.describe(), limits=limits)
 
     async def _job(self, job_id: str) -> pb.Job:
         return await self._registry.transact(

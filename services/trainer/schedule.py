@@ -20,8 +20,8 @@ _RATES = {
     "sh_rest": 2.5e-3 / 20,
 }
 _SHORT_RUN = 5_000  # steps below which a run is short
-_MANY_PHOTOS = 40
-_SHORT_RATE_FACTOR, _SHORT_MEANS_FACTOR = 2.0, 3.0
+_MANY_PHOTOS = 20  # fewer photos are soon learnt by heart, and faster rates help that
+_SHORT_RATE_FACTOR, _SHORT_MEANS_FACTOR = 2.0, 5.0
 _QUARTER_UNTIL, _HALF_UNTIL = 0.3, 0.7  # shares of the run
 
 

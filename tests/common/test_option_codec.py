@@ -8,6 +8,10 @@ from hypothesis import strategies as st
 
 from services.common import option_codec
 from services.common.options import Matcher, PostprocOptions, SfmOptions, TrainingOptions
+from services.postproc.settings import PostprocSettings
+from services.sfm.settings import SfmSettings
+from services.trainer.config import resolve
+from services.trainer.settings import TrainerSettings
 from splatmill.errors import Reason, SplatmillError
 from splatmill.v1 import options_pb2
 
@@ -106,3 +110,18 @@ def test_every_option_is_described_and_stands_in_the_protos():
     assert all(info.help and info.type for info in described.values())
     assert described["sh_degree"].maximum == 3
     assert list(described["matcher"].choices) == ["exhaustive", "sequential"]
+
+
+def test_defaults_are_those_of_the_services():
+    described = {info.name: info.default_value for info in option_codec.describe()}
+    assert all(described.values())
+    for settings in (SfmSettings(), TrainerSettings(), PostprocSettings()):
+        for name, default in described.items():
+            if hasattr(settings, name):
+                shown = str(getattr(settings, name))
+                by_device = name in {"iterations", "max_gaussians", "train_image_size", "densify_until_iter"}
+                assert by_device or default == shown.lower(), name
+    gpu, cpu = (resolve(TrainingOptions(), TrainerSettings(), device) for device in ("cuda", "cpu"))
+    for name in ("iterations", "max_gaussians"):
+        assert described[name] == f"{getattr(gpu, name)} on a GPU, {getattr(cpu, name)} without"
+    assert str(cpu.train_image_size) in described["train_image_size"]

@@ -120,5 +120,5 @@ def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from splatmill.sample import write_capture  # noqa: PLC0415
 
     folder = tmp_path_factory.mktemp("capture")
-    write_capture(folder, photos=24, width=640, height=480)
+    write_capture(folder, photos=30, width=640, height=480)
     return folder

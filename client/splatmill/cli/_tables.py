@@ -84,8 +84,9 @@ def print_options(options: Sequence[pb.OptionInfo]) -> None:
     """Options, one a line."""
     table = _table("stage", "name", "value", "default", "what it does")
     for option in options:
-        default = option.default_value or "by device and settings"
-        table.add_row(stage_name(option.stage), option.name, _values(option), default, option.help)
+        table.add_row(
+            stage_name(option.stage), option.name, _values(option), option.default_value, option.help
+        )
     _print(table)
 
 

@@ -112,7 +112,6 @@ export interface OptionInfo {
   name: string;
   type: "bool" | "int" | "float" | "enum";
   help: string;
-  default?: Maybe<string | number | boolean>;
   default_value?: Maybe<string | number | boolean>;
   minimum?: Maybe<number>;
   maximum?: Maybe<number>;

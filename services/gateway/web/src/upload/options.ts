@@ -21,7 +21,7 @@ export function labelOf(name: string): string {
 }
 
 function defaultOf(option: OptionInfo): string {
-  const value = option.default_value ?? option.default;
+  const value = option.default_value;
   return value === null || value === undefined || value === "" ? "" : String(value);
 }
 
