@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 
 LEASE_WAIT_SECONDS = 20
 MAX_BACKOFF_SECONDS = 10.0
+QUIET_FAILURES = 4
 
 _CHANNEL_OPTIONS = (
     ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})),
@@ -74,7 +75,7 @@ class Worker:
 
     async def run(self) -> None:
         """Works until cancelled; a task at hand is then released at no cost of an attempt."""
-        backoff, complained = 0.5, False
+        backoff, failures = 0.5, 0
         try:
             while True:
                 async with self._busy:  # the stage's own RPC may have the process now
@@ -82,17 +83,17 @@ class Worker:
                 try:
                     leased = await self._lease()
                 except SplatmillError as error:
-                    if not complained:
+                    failures += 1
+                    if failures == QUIET_FAILURES:  # services that start together find each other sooner
                         log.warning(
                             "waiting for the registry at %s: %s", self._settings.registry_address, error
                         )
-                        complained = True
                     await asyncio.sleep(backoff * (0.5 + random.random()))
                     backoff = min(MAX_BACKOFF_SECONDS, 2 * backoff)
                     continue
-                if complained:
+                if failures >= QUIET_FAILURES:
                     log.info("the registry at %s answers", self._settings.registry_address)
-                backoff, complained = 0.5, False
+                backoff, failures = 0.5, 0
                 if leased is not None:
                     await self._work_or_release(leased)
         finally:

@@ -78,7 +78,8 @@ class _Form:
         await self._guarded(self._call.done_writing())
         created = await self._guarded(self._call)
         self._job_id = created.job.job_id
-        submitted = await self._registry.SubmitJob(pb.SubmitJobRequest(job_id=self._job_id, options=options))
+        submit = pb.SubmitJobRequest(job_id=self._job_id, options=options, title=self._title)
+        submitted = await self._registry.SubmitJob(submit)
         self._job_id = ""
         job: pb.Job = submitted.job
         return job

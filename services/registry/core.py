@@ -76,9 +76,11 @@ class Registry:
         """A receiver of photos."""
         return await self.in_thread(Upload, self.database, self.store, self.settings, job_id)
 
-    async def submit(self, job_id: str, options: options_pb2.JobOptions | None = None) -> Job:
+    async def submit(
+        self, job_id: str, options: options_pb2.JobOptions | None = None, title: str = ""
+    ) -> Job:
         """Queues an uploaded job."""
-        job = await self.transact(lambda session: jobs.submit(session, self.settings, job_id, options))
+        job = await self.transact(lambda session: jobs.submit(session, self.settings, job_id, options, title))
         await self.tell_waiting(job_id)
         return job
 

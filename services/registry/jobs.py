@@ -35,11 +35,8 @@ def create(session: Session, spec: pb.JobSpec) -> tuple[Job, bool]:
         SplatmillError: INVALID_OPTION or INVALID_REQUEST.
     """
     option_codec.check(spec.options)
-    if len(spec.title) > _MAX_TITLE or len(spec.request_id) > _MAX_REQUEST_ID:
-        raise SplatmillError(
-            Reason.INVALID_REQUEST, "The title or the request_id is too long.",
-            f"At most {_MAX_TITLE} and {_MAX_REQUEST_ID} characters.", field="spec",
-        )  # fmt: skip
+    _check_length("title", spec.title, _MAX_TITLE)
+    _check_length("request_id", spec.request_id, _MAX_REQUEST_ID)
     if spec.request_id:
         known = session.exec(select(Job).where(Job.request_id == spec.request_id)).first()
         if known is not None:
@@ -64,14 +61,26 @@ def create(session: Session, spec: pb.JobSpec) -> tuple[Job, bool]:
     return job, True
 
 
+def _check_length(field: str, text: str, most: int) -> None:
+    if len(text) > most:
+        raise SplatmillError(
+            Reason.INVALID_REQUEST, f"The {field} is too long.", f"At most {most} characters.", field=field
+        )
+
+
 def submit(
-    session: Session, settings: RegistrySettings, job_id: str, options: options_pb2.JobOptions | None = None
+    session: Session,
+    settings: RegistrySettings,
+    job_id: str,
+    options: options_pb2.JobOptions | None = None,
+    title: str = "",
 ) -> Job:
     """Puts an uploaded job into the queue, ``options`` added to its own; a submitted one stays as it is.
 
     Raises:
-        SplatmillError: JOB_NOT_FOUND, TOO_FEW_IMAGES, INVALID_OPTION.
+        SplatmillError: JOB_NOT_FOUND, TOO_FEW_IMAGES, INVALID_OPTION, INVALID_REQUEST.
     """
+    _check_length("title", title, _MAX_TITLE)
     job = job_by_id(session, job_id, lock=True)
     if job.state != pb.JOB_STATE_UPLOADING:
         return job
@@ -87,6 +96,7 @@ def submit(
         merged = options_pb2.JobOptions.FromString(job.options)
         merged.MergeFrom(options)
         job.options = merged.SerializeToString()
+    job.title = title or job.title
     for stage in STAGES:
         session.add(Task(job_id=job_id, stage=stage, state=pb.TASK_STATE_BLOCKED))
     session.flush()

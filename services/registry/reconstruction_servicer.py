@@ -106,7 +106,7 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
 
     async def SubmitJob(self, request: pb.SubmitJobRequest, context: Any) -> pb.SubmitJobResponse:
         """See the proto."""
-        await self._registry.submit(request.job_id, request.options)
+        await self._registry.submit(request.job_id, request.options, request.title)
         return pb.SubmitJobResponse(job=await self._job(request.job_id))
 
     async def GetJob(self, request: pb.GetJobRequest, context: Any) -> pb.GetJobResponse:

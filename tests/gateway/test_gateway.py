@@ -117,12 +117,13 @@ async def test_running_status(edge):
 
 @pytest.mark.parametrize("where", ["before", "after"])
 async def test_options_stand_anywhere_in_the_form(edge, where):
-    fields = [("original_resolution", "true"), ("iterations", "1234")]
+    fields = [("original_resolution", "true"), ("iterations", "1234"), ("title", "A mill")]
     answer = await edge.post_photos(PHOTOS, **{where: fields})
     assert answer["original_resolution"] is True
     job = await edge.bench.get(answer["job_id"])
     assert job.options.sfm.original_resolution
     assert job.options.training.iterations == 1234
+    assert job.title == "A mill"
 
 
 @pytest.mark.parametrize(

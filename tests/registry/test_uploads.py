@@ -206,11 +206,18 @@ async def test_a_killed_registry_loses_nothing(tmp_path):
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         stub = rpc.ReconstructionServiceStub(channel)
 
+        async def stored() -> bool:
+            try:
+                return bool((await stub.GetUpload(pb.GetUploadRequest(request_id="r"))).images)
+            except grpc.aio.AioRpcError:  # no such upload yet
+                return False
+
         async def requests():
             yield pb.CreateJobRequest(spec=pb.JobSpec(resumable=True, request_id="r"))
             for chunk in chunks("0.jpg", photo(0)):
                 yield pb.CreateJobRequest(chunk=chunk)
-            await asyncio.sleep(0.5)
+            while not await stored():
+                await asyncio.sleep(0.02)
             process.send_signal(signal.SIGKILL)
             await asyncio.sleep(10)
 

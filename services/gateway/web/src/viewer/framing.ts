@@ -25,6 +25,8 @@ const MIN_OPACITY = 0.1;
 const MARGIN = 1.12;
 const CAMERAS = 5; // COLMAP's units from the origin to where most cameras are.
 const BEHIND = 3; // And how far behind them the first view may be.
+const STEEP = 0.64; // Sine of 40 degrees: cameras that stand higher were walked around the scene.
+const ELEVATION = (28 * Math.PI) / 180; // From where people look at things on a table.
 
 /** Percentiles of one axis over the splats that can be seen. */
 function axisRange(centres: Centres, axis: number): { low: number; high: number } {
@@ -49,8 +51,9 @@ function axisRange(centres: Centres, axis: number): { low: number; high: number 
  * COLMAP puts the mean of the camera positions at the origin and scales the scene so that
  * 80 % of them span a box with a diagonal of 10. Where the origin lies outside the scene (a
  * facade, a landscape), the photographer's side is where it looks best from; where it lies
- * inside (someone walked around it), the first camera's direction, -z, is taken. Far behind
- * the cameras a scene looks bad, so the distance ends a little behind where they can be.
+ * inside or high above (someone walked around it), the first camera's direction, -z, is
+ * taken, and a little from above in the latter case. Far behind the cameras a scene looks
+ * bad, so the distance ends a little behind where they can be.
  *
  * @param fovY vertical field of view in radians
  * @param aspect width / height of the canvas
@@ -60,9 +63,15 @@ export function frame(centres: Centres, fovY: number, aspect: number): Frame {
   const middle = ranges.map(({ low, high }) => (low + high) / 2) as Vec3;
   const half = ranges.map(({ low, high }) => (high - low) / 2) as Vec3;
   const radius = Math.max(Math.hypot(...half), 1e-4);
-  const outside = middle.some((value, axis) => Math.abs(value) > (half[axis] ?? 0) * 1.05);
   const away = Math.hypot(...middle);
-  const direction: Vec3 = outside ? [-middle[0] / away, -middle[1] / away, -middle[2] / away] : [0, 0, 1];
+  const beyond = middle.some((value, axis) => Math.abs(value) > (half[axis] ?? 0) * 1.05);
+  const above = beyond && -middle[1] / away > STEEP;
+  const outside = beyond && !above;
+  const direction: Vec3 = outside
+    ? [-middle[0] / away, -middle[1] / away, -middle[2] / away]
+    : above
+      ? [0, Math.sin(ELEVATION), Math.cos(ELEVATION)]
+      : [0, 0, 1];
   const tanY = Math.tan(fovY / 2);
   const fit = MARGIN * Math.max(half[1] / tanY, Math.max(half[0], outside ? half[2] : 0) / (tanY * aspect));
   const depth =
