@@ -22,7 +22,7 @@ _RATES = {
 _SHORT_RUN = 5_000  # steps below which a run is short
 _MANY_PHOTOS = 20  # fewer photos are soon learnt by heart, and faster rates help that
 _SHORT_RATE_FACTOR, _SHORT_MEANS_FACTOR = 2.0, 5.0
-_QUARTER_UNTIL, _HALF_UNTIL = 0.3, 0.7  # shares of the run
+_QUARTER_UNTIL, _HALF_UNTIL = 0.4, 0.8  # shares of the run
 
 
 @dataclass(frozen=True)

@@ -203,30 +203,33 @@ async def test_a_killed_registry_loses_nothing(tmp_path):
         return subprocess.Popen([sys.executable, "-m", "services.registry"], env=environment)
 
     process = begin()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        stub = rpc.ReconstructionServiceStub(channel)
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            stub = rpc.ReconstructionServiceStub(channel)
 
-        async def stored() -> bool:
-            try:
-                return bool((await stub.GetUpload(pb.GetUploadRequest(request_id="r"))).images)
-            except grpc.aio.AioRpcError:  # no such upload yet
-                return False
+            async def stored() -> bool:
+                try:
+                    return bool((await stub.GetUpload(pb.GetUploadRequest(request_id="r"))).images)
+                except grpc.aio.AioRpcError:  # no such upload yet
+                    return False
 
-        async def requests():
-            yield pb.CreateJobRequest(spec=pb.JobSpec(resumable=True, request_id="r"))
-            for chunk in chunks("0.jpg", photo(0)):
-                yield pb.CreateJobRequest(chunk=chunk)
-            while not await stored():
-                await asyncio.sleep(0.02)
-            process.send_signal(signal.SIGKILL)
-            await asyncio.sleep(10)
+            async def requests():
+                yield pb.CreateJobRequest(spec=pb.JobSpec(resumable=True, request_id="r"))
+                for chunk in chunks("0.jpg", photo(0)):
+                    yield pb.CreateJobRequest(chunk=chunk)
+                while not await stored():
+                    await asyncio.sleep(0.02)
+                process.send_signal(signal.SIGKILL)
+                await asyncio.sleep(10)
 
-        with pytest.raises(grpc.aio.AioRpcError):
-            await stub.CreateJob(requests(), wait_for_ready=True)
-        process.wait()
-        process = begin()
-        request = pb.GetUploadRequest(request_id="r")
-        upload = await stub.GetUpload(request, wait_for_ready=True, timeout=20)
-        assert [image.filename for image in upload.images] == ["0.jpg"]
-    process.terminate()
-    assert process.wait(10) == 0
+            with pytest.raises(grpc.aio.AioRpcError):
+                await stub.CreateJob(requests(), wait_for_ready=True)
+            process.wait()
+            process = begin()
+            request = pb.GetUploadRequest(request_id="r")
+            upload = await stub.GetUpload(request, wait_for_ready=True, timeout=20)
+            assert [image.filename for image in upload.images] == ["0.jpg"]
+        process.terminate()
+        assert process.wait(10) == 0
+    finally:
+        process.kill()

@@ -49,7 +49,7 @@ def test_degrees_rise_every_thousand_steps():
 
 def test_resolution_rises_on_a_cpu_only():
     schedule = planned("cpu", iterations=1000)
-    assert [schedule.level(step) for step in (1, 300, 301, 700, 701, 1000)] == [2, 2, 1, 1, 0, 0]
+    assert [schedule.level(step) for step in (1, 400, 401, 800, 801, 1000)] == [2, 2, 1, 1, 0, 0]
     assert planned(iterations=1000).level(1) == 0
 
 
