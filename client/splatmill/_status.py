@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from typing import Any
 
 import grpc
@@ -19,6 +21,8 @@ RETRY_SECONDS = 2
 # message three times, and percent-encoded in one of them.
 _MAX_TEXT_BYTES = 768
 _MAX_FIELD_BYTES = 255
+_CORE_ERROR = "Internal error from Core"
+_SETTLE_SECONDS = 2.0
 
 
 def to_status(error: SplatmillError) -> grpc.Status:
@@ -70,6 +74,19 @@ def from_rpc_error(error: grpc.RpcError) -> SplatmillError:
             "Is this the address of the right service, and of the same version?",
         )
     return SplatmillError(Reason.INTERNAL, message, "Look at the service's log.")
+
+
+async def settle(call: Any) -> None:
+    """Waits until a stream whose write failed knows with what the server ended it.
+
+    A write on a stream that the server has just closed makes grpc.aio call it an internal
+    error of its own; the server's status follows a moment later and takes its place.
+    """
+    deadline = time.monotonic() + _SETTLE_SECONDS
+    while time.monotonic() < deadline:
+        if await call.code() is not grpc.StatusCode.INTERNAL or await call.details() != _CORE_ERROR:
+            return
+        await asyncio.sleep(0.01)
 
 
 def error_detail(error: SplatmillError) -> progress_pb2.ErrorDetail:

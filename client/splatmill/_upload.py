@@ -15,7 +15,7 @@ import grpc
 import grpc.aio
 
 from splatmill._patience import Patience, is_break
-from splatmill._status import from_rpc_error
+from splatmill._status import from_rpc_error, settle
 from splatmill.errors import Reason, SplatmillError
 from splatmill.v1 import reconstruction_pb2 as pb
 
@@ -257,10 +257,12 @@ class Upload:
         try:
             # A write fails once the server has answered or refused, with whatever gRPC knows at
             # that moment; what the call itself ends with is the truth.
-            with contextlib.suppress(asyncio.InvalidStateError, grpc.aio.AioRpcError):
+            try:
                 await call.write(first)
                 await self._write_photos(call, wrap, stored)
                 await call.done_writing()
+            except (asyncio.InvalidStateError, grpc.aio.AioRpcError):
+                await settle(call)
             return await call
         finally:
             if not call.done():

@@ -18,7 +18,7 @@ from aiohttp import BodyPartReader, MultipartReader, web
 
 from services.common.option_codec import parse_form
 from services.gateway.keys import REGISTRY
-from splatmill._status import from_rpc_error
+from splatmill._status import from_rpc_error, settle
 from splatmill.errors import Reason, SplatmillError
 from splatmill.v1 import reconstruction_pb2 as pb
 
@@ -139,6 +139,7 @@ class _Form:
         try:
             return await awaitable
         except (asyncio.InvalidStateError, grpc.aio.UsageError, grpc.aio.AioRpcError):
+            await settle(self._call)
             try:
                 await self._call
             except grpc.aio.AioRpcError as error:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 import pycolmap
 
+from services.common.cores import usable_cores
 from services.common.options import Matcher, SfmOptions
-from services.sfm.cores import usable_cores
 from services.sfm.photos import Photo
 from services.sfm.settings import SfmSettings
 

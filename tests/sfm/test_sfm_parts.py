@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
+from services.common.cores import usable_cores
 from services.common.options import Matcher, SfmOptions
 from services.sfm import plan as planning
-from services.sfm.cores import usable_cores
 from services.sfm.extract import camera_groups
 from services.sfm.metadata import drop_place
 from services.sfm.pairs import neighbours
