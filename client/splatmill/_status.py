@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Coroutine
 from typing import Any
 
 import grpc
+import grpc.aio
 from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, error_details_pb2, status_pb2
@@ -76,17 +78,52 @@ def from_rpc_error(error: grpc.RpcError) -> SplatmillError:
     return SplatmillError(Reason.INTERNAL, message, "Look at the service's log.")
 
 
-async def settle(call: Any) -> None:
-    """Waits until a stream whose write failed knows with what the server ended it.
+class Ending:
+    """With what the server ended a stream, even when a write crossed its refusal.
 
-    A write on a stream that the server has just closed makes grpc.aio call it an internal
-    error of its own; the server's status follows a moment later and takes its place.
+    Such a write makes grpc.aio put an internal error of its own in place of the server's
+    status, sometimes before that arrives and sometimes after.
+
+    Args:
+        call: The stream, just begun.
     """
-    deadline = time.monotonic() + _SETTLE_SECONDS
-    while time.monotonic() < deadline:
-        if await call.code() is not grpc.StatusCode.INTERNAL or await call.details() != _CORE_ERROR:
-            return
-        await asyncio.sleep(0.01)
+
+    def __init__(self, call: Any) -> None:
+        self._call = call
+        self._refusal: grpc.aio.AioRpcError | None = None
+        call.add_done_callback(self._note)
+
+    async def result(self) -> Any:
+        """The call's answer; raises what the server ended it with."""
+        try:
+            return await self._call
+        except grpc.aio.AioRpcError as error:
+            deadline = time.monotonic() + _SETTLE_SECONDS
+            while _is_local(error.code(), error.details()) and time.monotonic() < deadline:
+                if self._refusal is not None:
+                    raise self._refusal from None
+                await asyncio.sleep(0.01)
+            raise
+
+    def _note(self, call: Any) -> None:
+        code, details = _at_once(call.code()), _at_once(call.details())
+        if code not in (None, grpc.StatusCode.OK) and not _is_local(code, details):
+            trailing = _at_once(call.trailing_metadata()) or grpc.aio.Metadata()
+            self._refusal = grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailing, details)
+
+
+def _is_local(code: grpc.StatusCode | None, details: str | None) -> bool:
+    return code is grpc.StatusCode.INTERNAL and details == _CORE_ERROR
+
+
+def _at_once(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """The result of a coroutine that need not wait, as those of an ended call; None if it would."""
+    try:
+        coroutine.send(None)
+    except StopIteration as done:
+        return done.value
+    coroutine.close()
+    return None
 
 
 def error_detail(error: SplatmillError) -> progress_pb2.ErrorDetail:

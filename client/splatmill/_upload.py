@@ -15,7 +15,7 @@ import grpc
 import grpc.aio
 
 from splatmill._patience import Patience, is_break
-from splatmill._status import from_rpc_error, settle
+from splatmill._status import Ending, from_rpc_error
 from splatmill.errors import Reason, SplatmillError
 from splatmill.v1 import reconstruction_pb2 as pb
 
@@ -254,16 +254,15 @@ class Upload:
         self, call: Any, first: Any, wrap: Callable[[pb.ImageChunk], Any], stored: dict[str, bytes]
     ) -> Any:
         """Streams a first message and all photos that are not stored; answers the call's answer."""
+        ending = Ending(call)
         try:
             # A write fails once the server has answered or refused, with whatever gRPC knows at
             # that moment; what the call itself ends with is the truth.
-            try:
+            with contextlib.suppress(asyncio.InvalidStateError, grpc.aio.AioRpcError):
                 await call.write(first)
                 await self._write_photos(call, wrap, stored)
                 await call.done_writing()
-            except (asyncio.InvalidStateError, grpc.aio.AioRpcError):
-                await settle(call)
-            return await call
+            return await ending.result()
         finally:
             if not call.done():
                 call.cancel()

@@ -18,7 +18,7 @@ from aiohttp import BodyPartReader, MultipartReader, web
 
 from services.common.option_codec import parse_form
 from services.gateway.keys import REGISTRY
-from splatmill._status import from_rpc_error, settle
+from splatmill._status import Ending, from_rpc_error
 from splatmill.errors import Reason, SplatmillError
 from splatmill.v1 import reconstruction_pb2 as pb
 
@@ -76,7 +76,7 @@ class _Form:
         if self._call is None:
             await self._open()
         await self._guarded(self._call.done_writing())
-        created = await self._guarded(self._call)
+        created = await self._guarded(self._ending.result())
         self._job_id = created.job.job_id
         submit = pb.SubmitJobRequest(job_id=self._job_id, options=options, title=self._title)
         submitted = await self._registry.SubmitJob(submit)
@@ -111,6 +111,7 @@ class _Form:
 
     async def _open(self) -> None:
         self._call = self._registry.CreateJob()
+        self._ending = Ending(self._call)
         spec = pb.JobSpec(options=parse_form(self._fields), hold=True, title=self._title)
         await self._guarded(self._call.write(pb.CreateJobRequest(spec=spec)))
 
@@ -139,9 +140,8 @@ class _Form:
         try:
             return await awaitable
         except (asyncio.InvalidStateError, grpc.aio.UsageError, grpc.aio.AioRpcError):
-            await settle(self._call)
             try:
-                await self._call
+                await self._ending.result()
             except grpc.aio.AioRpcError as error:
                 raise from_rpc_error(error) from error
             raise

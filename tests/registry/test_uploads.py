@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import os
 import signal
@@ -15,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from splatmill._status import from_rpc_error, settle
+from splatmill._status import Ending, from_rpc_error
 from splatmill.errors import Reason
 from splatmill.v1 import reconstruction_pb2 as pb
 from splatmill.v1 import reconstruction_pb2_grpc as rpc
@@ -184,14 +185,13 @@ async def test_unfinished_uploads_are_swept(make_bench):
 )
 async def test_any_order_of_messages_gets_a_typed_error(bench, messages):
     call = bench.jobs.CreateJob()
-    try:
+    ending = Ending(call)
+    with contextlib.suppress(asyncio.InvalidStateError, grpc.aio.AioRpcError):  # refused before all was sent
         for message in messages:
             await call.write(message)
         await call.done_writing()
-    except (asyncio.InvalidStateError, grpc.aio.AioRpcError):  # refused before all was sent
-        await settle(call)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call
+        await ending.result()
     if from_rpc_error(caught.value).reason is not Reason.UPLOAD_INTERRUPTED:
         assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert nothing_left(bench)
