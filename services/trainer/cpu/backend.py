@@ -19,8 +19,10 @@ from services.trainer.backend import AdamConfig
 from services.trainer.cpu.adam import adam_update
 from services.trainer.cpu.binning import fill_lists, sort_by_depth
 from services.trainer.cpu.loss import ssim_backward, ssim_forward
-from services.trainer.cpu.projection import RECORD, TILE, list_tiles, project_backward, project_forward
+from services.trainer.cpu.projection import RECORD, project_forward
+from services.trainer.cpu.projection_gradient import project_backward
 from services.trainer.cpu.raster import STATE_FLOATS, rasterize_backward, rasterize_forward
+from services.trainer.cpu.tiles import TILE, list_tiles
 from services.trainer.scene_types import Camera, Gaussians, StepOutput
 
 log = logging.getLogger(__name__)
