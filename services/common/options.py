@@ -40,9 +40,38 @@ class SfmOptions(StageOptions):
     )
 
 
+class Preset(StrEnum):
+    """How much time a training may take."""
+
+    DRAFT = "draft"
+    STANDARD = "standard"
+    HIGH = "high"
+
+
+class Strategy(StrEnum):
+    """How the number of Gaussians is controlled."""
+
+    DEFAULT = "default"
+    MCMC = "mcmc"
+
+
+class Background(StrEnum):
+    """What is behind the scene while it is trained."""
+
+    BLACK = "black"
+    WHITE = "white"
+    RANDOM = "random"
+
+
 class TrainingOptions(StageOptions):
     """Options of training."""
 
+    preset: Preset | None = Field(
+        None, description="draft: see whether the photos work; high: three times the steps of standard."
+    )
+    strategy: Strategy | None = Field(
+        None, description="default: clone, split and prune; mcmc: always use max_gaussians well."
+    )
     iterations: int | None = Field(None, ge=1, le=200_000, description="Optimisation steps, one photo each.")
     densify_until_iter: int | None = Field(
         None, ge=0, le=200_000, description="Last step at which Gaussians are added or removed."
@@ -57,6 +86,10 @@ class TrainingOptions(StageOptions):
     test_every: int | None = Field(
         None, ge=0, le=1000, description="Hold out every n-th photo for the quality figures; 0 for none."
     )
+    background: Background | None = Field(
+        None, description="Behind the scene while training; random leaves nothing transparent."
+    )
+    coarse_to_fine: bool | None = Field(None, description="Begin at a quarter of the resolution.")
     seed: int | None = Field(None, ge=0, le=2**63 - 1, description="Seed of every random choice.")
 
 
@@ -83,6 +116,10 @@ DEFAULTS = {
     "max_image_size": "1600",
     "max_features": "16384, fewer without a GPU",
     "matcher": "exhaustive up to 80 photos",
+    "preset": "standard",
+    "strategy": "default",
+    "background": "black",
+    "coarse_to_fine": "false on a GPU, true without",
     "iterations": "10000 on a GPU, 2500 without",
     "densify_until_iter": "half of the iterations",
     "sh_degree": "3",

@@ -70,8 +70,8 @@ class StageContext:
 
     scratch_dir: Path
     """An empty folder that is removed afterwards."""
-    previous_attempt_dir: Path | None = None
-    """Output folder of the attempt before this one, which may hold a checkpoint."""
+    checkpoint_dir: Path | None = None
+    """A folder that is the same for every attempt at this task, to go on from."""
 
 
 OptionsT_contra = TypeVar("OptionsT_contra", bound=StageOptions, contravariant=True)

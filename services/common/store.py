@@ -89,6 +89,10 @@ class ArtifactStore(Protocol):
         """Stores what prepare_output's folder holds."""
         ...
 
+    def lasting_folder(self, prefix: str) -> Path | None:
+        """A folder whose files are there for every later worker; None where the store has no such thing."""
+        ...
+
     def free_bytes(self) -> int:
         """Room that is left."""
         ...
@@ -208,6 +212,10 @@ class LocalStore:
 
     def checkin(self, folder: Path, prefix: str) -> None:
         """See ArtifactStore; nothing to do."""
+
+    def lasting_folder(self, prefix: str) -> Path | None:
+        """See ArtifactStore; made by whoever writes to it first."""
+        return self.path(prefix)
 
     def free_bytes(self) -> int:
         """See ArtifactStore."""

@@ -156,10 +156,14 @@ class Worker:
         output_dir = await asyncio.to_thread(
             self._store.prepare_output, leased.output_prefix, scratch / "output"
         )
+        lasting = leased.checkpoint_prefix
+        context = StageContext(
+            scratch_dir=scratch / "work",
+            checkpoint_dir=self._store.lasting_folder(lasting) if lasting else None,
+        )
         run = run_in_child(
-            self._spec.name, self._spec.function, input_dir, output_dir, options,
-            StageContext(scratch_dir=scratch / "work"), self._settings,
-        )  # fmt: skip
+            self._spec.name, self._spec.function, input_dir, output_dir, options, context, self._settings
+        )
         result = StageResult()
         async with contextlib.aclosing(run) as messages:  # type: ignore[type-var]
             async for message in messages:

@@ -53,6 +53,11 @@ def output_prefix(job_id: str, stage: int, start: int) -> str:
     return f"{work_prefix(job_id)}/{_STAGE_NAME[progress_pb2.Stage.ValueType(stage)]}-{start}"
 
 
+def checkpoint_prefix(job_id: str, stage: int) -> str:
+    """Folder that all starts of a stage share, and that goes with the job only."""
+    return f"{job_prefix(job_id)}/checkpoints/{_STAGE_NAME[progress_pb2.Stage.ValueType(stage)]}"
+
+
 def work_prefix(job_id: str) -> str:
     """Folder of all unpublished output of a job."""
     return f"{job_prefix(job_id)}/work"

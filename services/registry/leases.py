@@ -95,6 +95,7 @@ def _leased(session: Session, settings: RegistrySettings, task: Task, job: Job) 
         input_prefix=artifacts.input_prefix(job.job_id, task.stage),
         output_prefix=artifacts.output_prefix(job.job_id, task.stage, task.starts),
         image_count=images,
+        checkpoint_prefix=artifacts.checkpoint_prefix(job.job_id, task.stage),
     )
     leased.lease_duration.FromMilliseconds(int(settings.lease_seconds * 1000))
     return leased

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from services.common.options import TrainingOptions
+from services.common.options import Background, Preset, Strategy, TrainingOptions
 from services.trainer.settings import TrainerSettings
 from splatmill.errors import Reason, SplatmillError
-
-# What two cores bring to a good picture in about a minute.
-CPU_ITERATIONS = 2_500
-CPU_MAX_GAUSSIANS = 40_000
-CPU_IMAGE_SIZE = 640
 
 
 @dataclass(frozen=True)
@@ -34,13 +29,40 @@ class TrainingConfig:
     """Seed of every random choice."""
     coarse_to_fine: bool
     """Begin at a quarter of the resolution, go on at half of it."""
+    strategy: Strategy = Strategy.DEFAULT
+    """How the number of Gaussians is controlled."""
+    background: Background = Background.BLACK
+    """What is behind the scene."""
+
+
+@dataclass(frozen=True)
+class _Choices:
+    """What a preset chooses; None leaves it to the settings."""
+
+    iterations: int | None = None
+    max_gaussians: int | None = None
+    image_size: int | None = None
+    strategy: Strategy = Strategy.DEFAULT
+
+
+# The standard one of a CPU is what two cores bring to a good picture in about a minute.
+_GPU = {
+    Preset.DRAFT: _Choices(3_000, 500_000, 1_000),
+    Preset.STANDARD: _Choices(),
+    Preset.HIGH: _Choices(30_000, 1_000_000, None, Strategy.MCMC),
+}
+_CPU = {
+    Preset.DRAFT: _Choices(1_000, 20_000, 480),
+    Preset.STANDARD: _Choices(2_500, 40_000, 640),
+    Preset.HIGH: _Choices(7_500, 80_000, 960),
+}
 
 
 def resolve(options: TrainingOptions, settings: TrainerSettings, device_type: str) -> TrainingConfig:
     """Weighs a job's options, the settings and the device.
 
-    An option wins over a setting, a setting that is given explicitly over the device's
-    default.
+    An option wins over everything; a preset that the job names over the settings; a setting
+    that is given explicitly over the device's default.
 
     Args:
         options: The job's options; None where the person left the choice.
@@ -54,18 +76,18 @@ def resolve(options: TrainingOptions, settings: TrainerSettings, device_type: st
         SplatmillError: INVALID_OPTION when every photo would be held out.
     """
     on_cpu = device_type == "cpu"
-    given = settings.model_fields_set
-    iterations = options.iterations
-    if iterations is None:
-        default = on_cpu and "training_iterations" not in given
-        iterations = CPU_ITERATIONS if default else settings.training_iterations
-    max_gaussians = options.max_gaussians
-    if max_gaussians is None:
-        default = on_cpu and "max_gaussians" not in given
-        max_gaussians = CPU_MAX_GAUSSIANS if default else settings.max_gaussians
-    image_size = options.train_image_size or settings.train_image_size
-    if image_size is None and on_cpu:
-        image_size = CPU_IMAGE_SIZE
+    choices = (_CPU if on_cpu else _GPU)[options.preset or Preset.STANDARD]
+
+    def chosen(name: str, of_preset: int | None) -> int | None:
+        setting: int | None = getattr(settings, name)
+        named = options.preset not in (None, Preset.STANDARD)
+        if of_preset is None or (name in settings.model_fields_set and not named):
+            return setting
+        return of_preset
+
+    iterations = options.iterations or chosen("training_iterations", choices.iterations)
+    max_gaussians = options.max_gaussians or chosen("max_gaussians", choices.max_gaussians)
+    assert iterations is not None and max_gaussians is not None  # settings always have both
     test_every = settings.test_every if options.test_every is None else options.test_every
     if test_every == 1:
         raise SplatmillError(
@@ -74,22 +96,30 @@ def resolve(options: TrainingOptions, settings: TrainerSettings, device_type: st
             "Give 2 or more, or 0 to hold out none.",
             field="test_every",
         )
+    strategy = options.strategy or choices.strategy
     return TrainingConfig(
         iterations=iterations,
-        densify_until_iter=_densify_until(options, settings, iterations, on_cpu),
+        densify_until_iter=_densify_until(options, settings, iterations, on_cpu, strategy),
         sh_degree=settings.sh_degree if options.sh_degree is None else options.sh_degree,
         max_gaussians=max_gaussians,
-        train_image_size=image_size,
+        train_image_size=options.train_image_size or chosen("train_image_size", choices.image_size),
         test_every=test_every,
         seed=settings.training_seed if options.seed is None else options.seed,
-        coarse_to_fine=on_cpu,
+        coarse_to_fine=on_cpu if options.coarse_to_fine is None else options.coarse_to_fine,
+        strategy=strategy,
+        background=options.background or Background.BLACK,
     )
 
 
-def _densify_until(options: TrainingOptions, settings: TrainerSettings, iterations: int, on_cpu: bool) -> int:
+def _densify_until(
+    options: TrainingOptions, settings: TrainerSettings, iterations: int, on_cpu: bool, strategy: Strategy
+) -> int:
     if options.densify_until_iter is not None:
         return min(options.densify_until_iter, iterations)
-    if on_cpu and "densify_until_iter" not in settings.model_fields_set:
+    if strategy is Strategy.MCMC:
+        return iterations * 5 // 6  # 25,000 of 30,000, as the paper has it
+    named = options.preset not in (None, Preset.STANDARD)
+    if named or (on_cpu and "densify_until_iter" not in settings.model_fields_set):
         return iterations // 2
     # A setting made for longer runs: the second half is there to refine what the first has placed.
     until = settings.densify_until_iter

@@ -8,7 +8,7 @@ optimiser's moments go with their Gaussians; new ones begin with none.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -77,6 +77,15 @@ class GradientStatistics:
         """Takes one step into account."""
         self._sum += output.mean2d_gradient_norms
         self._steps += output.radii > 0
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps."""
+        return {"sum": self._sum, "steps": self._steps}
+
+    def load(self, saved: Mapping[str, Tensor]) -> None:
+        """Goes on from a checkpoint of as many Gaussians."""
+        self._sum.copy_(saved["sum"])
+        self._steps.copy_(saved["steps"])
 
     def mean(self) -> Tensor:
         """[N] float32; 0 where never visible."""

@@ -42,6 +42,10 @@ class TrainingRecord:
     curve: list[CurvePoint] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     """By step."""
+    resumed_at: int | None = None
+    """Step of the checkpoint that the run went on from."""
+    memory_ladder: list[str] = field(default_factory=list)
+    """What was given up when memory ran out."""
 
 
 def write_report(
@@ -61,6 +65,8 @@ def write_report(
         "iterations": trainer.iteration,
         "device": {"type": trainer.backend.device.type, "name": device_name},
         "seconds": {step: round(seconds, 3) for step, seconds in record.seconds.items()},
+        "resumed_at": record.resumed_at,
+        "memory_ladder": record.memory_ladder,
         "settings": settings_of(trainer.config, trainer.schedule),
         "photos": photos_of(trainer.dataset),
         "held_out": [asdict(quality) for quality in qualities],

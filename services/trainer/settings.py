@@ -31,6 +31,8 @@ class TrainerSettings(ServiceSettings):
     """Longest side of the photos trained on in pixels; on a GPU unset means as sfm left them."""
     test_every: int = Field(default=8, ge=0, le=1000)
     """Every how many photos one is held out for the quality figures; 0 holds out none."""
+    checkpoint_seconds: float = Field(default=30.0, gt=0)
+    """Pause between two checkpoints; what was trained since the last is lost when the trainer dies."""
     training_seed: int = Field(default=0, ge=0, le=2**63 - 1)
     """Seed of every random choice."""
     trainer_device: Literal["auto", "cuda", "cpu"] = "auto"

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 import time
 from collections import deque
-from collections.abc import Generator
-from dataclasses import dataclass, field
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -16,11 +19,13 @@ from services.common.options import TrainingOptions
 from services.common.splat_cloud import SplatCloud, write_ply
 from services.common.stage import GpuMemory, Progress, StageContext, StageResult, StageRun, TrainingFigures
 from services.trainer.backends import choose_backend
+from services.trainer.checkpoint import Checkpoints, fingerprint
 from services.trainer.config import TrainingConfig, resolve
 from services.trainer.dataset import Dataset, DatasetLoader
 from services.trainer.density import drawable
 from services.trainer.evaluate import evaluate, mean_psnr
 from services.trainer.gpu_memory import GpuMemoryMeter, memory_line
+from services.trainer.memory import MemoryLadder, affordable_gaussians, free_bytes, is_out_of_memory
 from services.trainer.report import REPORT, CurvePoint, TrainingRecord, write_comparisons, write_report
 from services.trainer.scene_types import Gaussians
 from services.trainer.settings import TrainerSettings
@@ -45,7 +50,7 @@ def run(input_dir: Path, output_dir: Path, options: TrainingOptions, context: St
         output_dir: Gets ``point_cloud/iteration_{N}/point_cloud.ply``,
             ``training_report.json`` and ``comparison_*.jpg``.
         options: None in a field means the setting of that name, or the device's default.
-        context: Not used.
+        context: Its checkpoint folder, where there is one, keeps the way so far.
 
     Yields:
         Progress about twice a second, with lines for the log and the training's figures.
@@ -59,19 +64,21 @@ def run(input_dir: Path, output_dir: Path, options: TrainingOptions, context: St
             NO_POINTS without a point to start from, OUT_OF_MEMORY, TRAINING_DIVERGED when
             the loss is no number, EMPTY_SCENE when nothing is left that can be seen.
     """
-    del context
     try:
-        return (yield from _run(input_dir, output_dir, options, TrainerSettings()))
-    except (MemoryError, torch.cuda.OutOfMemoryError) as error:
-        raise out_of_memory() from error
-    except RuntimeError as error:
-        # What torch raises on a CPU has no type of its own.
-        if "can't allocate memory" in str(error) or "out of memory" in str(error):
+        return (yield from _run(input_dir, output_dir, options, context, TrainerSettings()))
+    except (MemoryError, RuntimeError) as error:
+        if is_out_of_memory(error):
             raise out_of_memory() from error
         raise
 
 
-def _run(input_dir: Path, output_dir: Path, options: TrainingOptions, settings: TrainerSettings) -> StageRun:
+def _run(
+    input_dir: Path,
+    output_dir: Path,
+    options: TrainingOptions,
+    context: StageContext,
+    settings: TrainerSettings,
+) -> StageRun:
     record = TrainingRecord()
     started = time.monotonic()
     chosen = choose_backend(settings.trainer_device)
@@ -83,9 +90,18 @@ def _run(input_dir: Path, output_dir: Path, options: TrainingOptions, settings: 
     dataset = yield from _load(input_dir, config)
     record.seconds["load"] = time.monotonic() - started
 
+    config, lines = _fitting(config, dataset, backend.device)
     trainer = Trainer(backend, dataset, config)
+    checkpoints = Checkpoints(
+        context.checkpoint_dir, fingerprint(dataset, config), settings.checkpoint_seconds
+    )
+    if checkpoints.resume(trainer):
+        record.resumed_at = trainer.iteration
+        lines.append(f"going on from the checkpoint of step {trainer.iteration}")
+    yield Progress("load", _LOADED, log_lines=tuple(lines))
     started = time.monotonic()
-    yield from _Training(trainer, record).run()
+    with _termination_noted() as stop:
+        yield from _Training(trainer, record, checkpoints, stop).run()
     record.seconds["train"] = time.monotonic() - started
 
     started = time.monotonic()
@@ -114,6 +130,32 @@ def _run(input_dir: Path, output_dir: Path, options: TrainingOptions, settings: 
     return StageResult(metrics)
 
 
+def _fitting(
+    config: TrainingConfig, dataset: Dataset, device: torch.device
+) -> tuple[TrainingConfig, list[str]]:
+    """The run with as many Gaussians as memory has room for, and a line when that is fewer."""
+    free = free_bytes(device)
+    most = affordable_gaussians(free, dataset) if free is not None else config.max_gaussians
+    if most >= config.max_gaussians:
+        return config, []
+    line = f"memory has room for {most} Gaussians, not for {config.max_gaussians}"
+    return replace(config, max_gaussians=most), [line]
+
+
+@contextmanager
+def _termination_noted() -> Iterator[threading.Event]:
+    """Set when the process is asked to end; a checkpoint is then worth the seconds that are left."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _load(input_dir: Path, config: TrainingConfig) -> Generator[Progress, None, Dataset]:
     loader = DatasetLoader(input_dir, config)
     reported = time.monotonic()
@@ -134,9 +176,12 @@ class _Training:
 
     trainer: Trainer
     record: TrainingRecord
+    checkpoints: Checkpoints
+    stop: threading.Event
     _lines: list[str] = field(default_factory=list)
     _memory: GpuMemory | None = None
     _test_psnr: float | None = None
+    _ladder: MemoryLadder = field(default_factory=MemoryLadder)
 
     def run(self) -> Generator[Progress, None, None]:
         """Yields about twice a second until all steps are done.
@@ -148,19 +193,27 @@ class _Training:
         meter = GpuMemoryMeter(trainer.backend.device)
         quality_at = {max(1, round(share * total)) for share in _QUALITY_SHARES}
         started = reported = time.monotonic()
-        marks: deque[tuple[float, int]] = deque([(started, 0)], maxlen=_RATE_SPAN)
+        begun = trainer.iteration
+        marks: deque[tuple[float, int]] = deque([(started, begun)], maxlen=_RATE_SPAN)
         while not trainer.done:
-            loss = trainer.step()
+            loss = self._step()
+            if self.stop.is_set():
+                self.checkpoints.save(trainer)
+                raise SplatmillError(Reason.CANCELLED, "The training was told to stop.", retryable=True)
+            if loss is None:
+                continue
+            self.checkpoints.save_when_due(trainer)
             if trainer.iteration % _MEMORY_EVERY == 0:
                 self._note_memory(meter)
             if trainer.iteration in quality_at:
                 self._test_psnr = mean_psnr(trainer, trainer.dataset.test)
             now = time.monotonic()
-            if now - reported >= _REPORT_SECONDS or trainer.iteration in (1, total):
+            if now - reported >= _REPORT_SECONDS or trainer.iteration in (begun + 1, total):
                 value = _checked(loss, trainer.iteration)
                 reported = now = time.monotonic()
                 yield self._progress(value, now - started, marks)
                 marks.append((now, trainer.iteration))
+        self.checkpoints.save(trainer)  # from here a longer run can go on
         trainer.finish()
         trainer.backend.synchronize()
         if not bool(drawable(trainer.gaussians).any()):
@@ -169,6 +222,18 @@ class _Training:
                 "Training ended with no Gaussian that could be seen.",
                 "Check that the photos are not blank, and give more of them.",
             )
+
+    def _step(self) -> torch.Tensor | None:
+        """A step's loss; None when memory ran out and room was made for another try."""
+        try:
+            return self.trainer.step()
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            self._lines.append(self._ladder.descend(self.trainer, error))
+            self.record.memory_ladder = list(self._ladder.taken)
+            log.warning(self._lines[-1])
+            return None
 
     def _progress(self, loss: float, seconds: float, marks: deque[tuple[float, int]]) -> Progress:
         trainer, total = self.trainer, self.trainer.config.iterations

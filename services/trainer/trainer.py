@@ -1,29 +1,25 @@
-"""The training loop, step by step: optimise, then control the density."""
+"""The training loop, step by step: optimise, then let the strategy change the set."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from services.common.options import Background, Strategy
 from services.trainer.backend import AdamConfig, Backend
 from services.trainer.config import TrainingConfig
 from services.trainer.dataset import Dataset, View
-from services.trainer.density import (
-    DensityLimits,
-    GradientStatistics,
-    NearCameras,
-    TrainingState,
-    densify,
-    drawable,
-    prune,
-    reset_opacity,
-    useless,
-)
+from services.trainer.density import DensityLimits, NearCameras, TrainingState, drawable, prune
 from services.trainer.init import initial_gaussians
+from services.trainer.mcmc import MarkovChain, smaller_and_denser
 from services.trainer.scene_types import Gaussians
 from services.trainer.schedule import Schedule, plan
+from services.trainer.strategy import AdaptiveDensity, GaussianControl
 
 DSSIM_WEIGHT = 0.2
 
@@ -54,21 +50,22 @@ class Trainer:
         limits: DensityLimits | None = None,
     ) -> None:
         first = initial_gaussians(dataset, config.sh_degree, config.max_gaussians, config.seed)
+        if config.strategy is Strategy.MCMC:
+            first = smaller_and_denser(first)
         device = backend.device
         self.backend = backend
         self.dataset = dataset.to(device)
         self.config = config
         self.schedule = schedule or plan(config, len(dataset.train))
-        self.limits = limits or DensityLimits()
         self.iteration = 0
         self.state = TrainingState.fresh(Gaussians(**{name: t.to(device) for name, t in first.items()}))
-        self.background = torch.zeros(3, device=device)
         self._adam = AdamConfig()
         self._near = NearCameras(dataset.train, device)
-        self._statistics = GradientStatistics(self.state.gaussians.count, device)
         self._generator = torch.Generator(device).manual_seed(config.seed)
         self._order = random.Random(config.seed)
-        self._queue: list[View] = []
+        self._queue: list[int] = []
+        self._white = torch.full((3,), float(config.background is Background.WHITE), device=device)
+        self.control = self._make_control(limits or DensityLimits())
 
     @property
     def gaussians(self) -> Gaussians:
@@ -76,42 +73,38 @@ class Trainer:
         return self.state.gaussians
 
     @property
+    def background(self) -> Tensor:
+        """What renderings are looked at before, [3]: black, or white where trained so."""
+        return self._white
+
+    @property
     def done(self) -> bool:
         """Whether all steps are done."""
         return self.iteration >= self.config.iterations
 
     def step(self) -> Tensor:
-        """One step.
+        """One step. When it raises, nothing has changed and it can be tried again.
 
         Returns:
             The loss, [], on the device; reading it waits for the device.
         """
-        self.iteration += 1
-        step, state = self.iteration, self.state
-        view = self._next_view()
-        level = min(self.schedule.level(step), len(view.cameras) - 1)
-        target = view.pictures[level].to(self.backend.device, non_blocking=True)
-        output = self.backend.loss_and_gradients(
-            state.gaussians,
-            view.cameras[level],
-            target,
-            self.schedule.degree(step),
-            self.background,
-            DSSIM_WEIGHT,
+        row = self._next_row()
+        step, rates = (
+            self.iteration + 1,
+            self.schedule.learning_rates(self.iteration + 1, self.dataset.extent),
         )
-        if step <= self.schedule.densify_until:
-            self._statistics.add(output)
-        self.backend.adam_step(
-            state.gaussians,
-            output.gradients,
-            state.first_moments,
-            state.second_moments,
-            self.schedule.learning_rates(step, self.dataset.extent),
-            step,
-            self._adam,
-        )
-        loss = output.loss
-        self._control_density(step)
+        try:
+            loss = self._optimise(step, self.dataset.train[row], rates)
+        except BaseException:
+            self._queue.append(row)
+            raise
+        self.iteration = step
+        before = TrainingState(self.state.gaussians, self.state.first_moments, self.state.second_moments)
+        try:
+            self.control.adapt(step, rates)
+        except BaseException:
+            self._put_back(before)
+            raise
         return loss
 
     def finish(self) -> None:
@@ -123,32 +116,82 @@ class Trainer:
         degree = self.schedule.degree(self.iteration)
         return self.backend.render(self.gaussians, view.cameras[0], degree, self.background)
 
-    def _next_view(self) -> View:
+    def checkpoint(self) -> dict[str, Any]:
+        """All that a later process needs to go on from this step as this one would."""
+        state = self.state
+        return {
+            "iteration": self.iteration,
+            "gaussians": dict(state.gaussians.items()),
+            "first_moments": dict(state.first_moments.items()),
+            "second_moments": dict(state.second_moments.items()),
+            "control": self.control.checkpoint(),
+            "generator": self._generator.get_state(),
+            "order": self._order.getstate(),
+            "queue": list(self._queue),
+        }
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Goes on from a checkpoint of the same dataset and strategy."""
+        device = self.backend.device
+
+        def tensors(name: str) -> Gaussians:
+            return Gaussians(**{key: tensor.to(device) for key, tensor in saved[name].items()})
+
+        restored = TrainingState(tensors("gaussians"), tensors("first_moments"), tensors("second_moments"))
+        self._put_back(restored)
+        self.iteration = int(saved["iteration"])
+        self.control.restore(saved["control"])
+        self._generator.set_state(saved["generator"].cpu())
+        version, numbers, gauss = saved["order"]
+        self._order.setstate((version, tuple(numbers), gauss))
+        self._queue = [int(row) for row in saved["queue"]]
+
+    def _optimise(self, step: int, view: View, rates: Mapping[str, float]) -> Tensor:
+        state = self.state
+        level = min(self.schedule.level(step), len(view.cameras) - 1)
+        target = view.pictures[level].to(self.backend.device, non_blocking=True)
+        output = self.backend.loss_and_gradients(
+            state.gaussians,
+            view.cameras[level],
+            target,
+            self.schedule.degree(step),
+            self._background_of_step(),
+            DSSIM_WEIGHT,
+        )
+        self.control.observe(step, output)
+        self.backend.adam_step(
+            state.gaussians,
+            output.gradients,
+            state.first_moments,
+            state.second_moments,
+            dict(rates),
+            step,
+            self._adam,
+        )
+        return output.loss
+
+    def _background_of_step(self) -> Tensor:
+        if self.config.background is Background.RANDOM:
+            return torch.rand(3, generator=self._generator, device=self.backend.device)
+        return self._white
+
+    def _next_row(self) -> int:
         """Every photo once in random order, then anew."""
         if not self._queue:
-            self._queue = list(self.dataset.train)
+            self._queue = list(range(len(self.dataset.train)))
             self._order.shuffle(self._queue)
         return self._queue.pop()
 
-    def _control_density(self, step: int) -> None:
-        schedule, state = self.schedule, self.state
-        if schedule.densifies(step):
-            drop = self._useless(step)
-            densify(
-                state,
-                self._statistics.mean(),
-                drop,
-                self.limits,
-                self.dataset.extent,
-                self.config.max_gaussians,
-                self._generator,
-            )
-            self._statistics = GradientStatistics(state.gaussians.count, self.backend.device)
-        elif schedule.prunes(step):
-            prune(state, self._useless(step))
-        if schedule.resets_opacity(step):
-            reset_opacity(state, self.limits.reset_opacity)
+    def _put_back(self, state: TrainingState) -> None:
+        """Gives the state, which the control shares, other contents."""
+        for each in fields(state):
+            setattr(self.state, each.name, getattr(state, each.name))
 
-    def _useless(self, step: int) -> Tensor:
-        large = self.schedule.prunes_large(step)
-        return useless(self.gaussians, self.limits, self.dataset.extent, large, self._near)
+    def _make_control(self, limits: DensityLimits) -> GaussianControl:
+        config = self.config
+        if config.strategy is Strategy.MCMC:
+            return MarkovChain(self.state, self.schedule, config.max_gaussians, self._generator)
+        return AdaptiveDensity(
+            self.state, self.schedule, limits, self._near, self.dataset.extent, config.max_gaussians,
+            self._generator,
+        )  # fmt: skip

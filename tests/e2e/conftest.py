@@ -98,6 +98,17 @@ def stop_suite(suite: Suite) -> int:
         raise
 
 
+def stage_processes(pid: int) -> list[int]:
+    """The children of a suite that run a stage."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in map(int, (task / "children").read_text().split()):
+            if b"services.common.child" in Path(f"/proc/{child}/cmdline").read_bytes():
+                found.append(child)
+            found += stage_processes(child)
+    return found
+
+
 def listening(port: int) -> bool:
     """Whether something accepts connections on a port of this machine."""
     with socket.socket() as probe:
@@ -109,7 +120,9 @@ def listening(port: int) -> bool:
 def suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Suite]:
     """One suite for all end-to-end tests; its log is shown when a test fails."""
     folder = tmp_path_factory.mktemp("suite")
-    running = start_suite(folder / "data", folder / "suite.log")
+    # Quick to save and to try again, for the tests that kill.
+    quick = {"SPLATMILL_CHECKPOINT_SECONDS": "0.5", "SPLATMILL_RETRY_SECONDS": "0.2"}
+    running = start_suite(folder / "data", folder / "suite.log", **quick)
     yield running
     stop_suite(running)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import threading
 import time
@@ -15,7 +17,7 @@ from plyfile import PlyData
 
 from splatmill import Client
 from splatmill.v1 import reconstruction_pb2 as pb
-from tests.e2e.conftest import Suite, listening, start_suite, stop_suite
+from tests.e2e.conftest import Suite, listening, stage_processes, start_suite, stop_suite
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -99,6 +101,26 @@ def test_cameras_match_the_truth(suite, finished, capture, tmp_path):
     position, degrees = pose_errors(recovered_poses(tmp_path), truth)
     assert position.max() < 0.01, "positions, as a fraction of the scene's size"
     assert degrees.max() < 1.0
+
+
+def test_a_killed_training_goes_on(suite, capture):
+    """SIGKILL in mid-training costs an attempt and some seconds, no more."""
+    answer = submit(
+        suite, sorted(capture.glob("*.jpg"))[:10], "-F", "max_gaussians=10000", "-F", "iterations=1500"
+    )
+    job = f"/recon/jobs/{answer['job_id']}"
+    deadline = time.monotonic() + 200
+    while ((suite.get(f"{job}/status")["training"] or {}).get("iteration") or 0) < 300:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    (training,) = stage_processes(suite.process.pid)
+    os.kill(training, signal.SIGKILL)
+    status = suite.wait(answer["job_id"])
+    assert status["status"] == "COMPLETED", status
+    assert [task["attempt"] for task in status["tasks"]] == [1, 2, 1]
+    report = suite.get(f"{job}/artifacts/output/training_report.json")
+    assert report["resumed_at"] > 0
+    assert report["iterations"] == 1500
 
 
 def test_grpc_client_loses_no_event(suite, capture):

@@ -173,20 +173,6 @@ def test_a_loss_that_is_no_number(scene, tmp_path, monkeypatch, value):
     fails(Reason.TRAINING_DIVERGED, scene, tmp_path / "out", iterations=8)
 
 
-@pytest.mark.parametrize(
-    "failure",
-    [
-        MemoryError(),
-        torch.cuda.OutOfMemoryError("CUDA out of memory"),
-        RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory"),
-    ],
-)
-def test_memory_that_runs_out(scene, tmp_path, monkeypatch, failure):
-    use(monkeypatch, Brittle(failure))
-    error = fails(Reason.OUT_OF_MEMORY, scene, tmp_path / "out", iterations=8)
-    assert "max_gaussians" in error.remedy
-
-
 def test_other_errors_stay_what_they_are(scene, tmp_path, monkeypatch):
     use(monkeypatch, Brittle(RuntimeError("something else")))
     with pytest.raises(RuntimeError, match="something else"):

@@ -1,0 +1,110 @@
+"""Memory: how many Gaussians it has room for, and what to do when it runs out after all."""
+
+from __future__ import annotations
+
+import gc
+import os
+from dataclasses import replace
+
+import torch
+from torch.nn.functional import interpolate
+
+from services.trainer.dataset import Dataset, View
+from services.trainer.trainer import Trainer
+
+# Measured with the CUDA backend: parameters, gradients and both moments are 944 bytes a
+# Gaussian; with their copies while the set changes, projections and sort keys about 3000.
+_BYTES_PER_GAUSSIAN = 3_000
+_BYTES_PER_PIXEL = 300
+_RESERVE = 512 * 2**20
+_SHARE = 0.85
+_LEAST_GAUSSIANS = 1_000
+_SMALLEST_SIDE = 128  # pixels; halving further would show nothing
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether this is what running out of memory looks like, on a GPU or not."""
+    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
+        return True
+    # What torch raises on a CPU has no type of its own.
+    text = str(error)
+    return isinstance(error, RuntimeError) and (
+        "can't allocate memory" in text or "out of memory" in text.lower()
+    )
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Memory that is free on the device now; None when the system does not tell."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free)
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):
+        return None
+
+
+def affordable_gaussians(free: int, dataset: Dataset) -> int:
+    """Most Gaussians that ``free`` bytes have room for, photos and pictures set aside."""
+    views = dataset.train + dataset.test
+    pixels = max(view.cameras[0].width * view.cameras[0].height for view in views)
+    room = _SHARE * free - _RESERVE - _BYTES_PER_PIXEL * pixels
+    return max(_LEAST_GAUSSIANS, int(room / _BYTES_PER_GAUSSIAN))
+
+
+class MemoryLadder:
+    """What is tried, one after the other, each time that memory runs out."""
+
+    def __init__(self) -> None:
+        self.taken: list[str] = []
+        """What was done so far, for the log and the report."""
+
+    def descend(self, trainer: Trainer, error: BaseException) -> str:
+        """Makes room and says how.
+
+        Args:
+            trainer: As it was before the step that failed.
+            error: What it failed with; raised again when nothing is left to try.
+        """
+        rungs = (self._empty_caches, self._stop_growing, self._halve_photos, self._halve_photos)
+        line = rungs[len(self.taken)](trainer) if len(self.taken) < len(rungs) else None
+        if line is None:
+            raise error
+        gc.collect()
+        if trainer.backend.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.taken.append(f"step {trainer.iteration}: {line}")
+        return f"memory ran out at step {trainer.iteration}: {line}"
+
+    def _empty_caches(self, trainer: Trainer) -> str:
+        del trainer
+        return "emptied the caches"
+
+    def _stop_growing(self, trainer: Trainer) -> str:
+        most = max(1, int(trainer.gaussians.count))
+        trainer.control.max_gaussians = min(trainer.control.max_gaussians, most)
+        return f"no more than {trainer.control.max_gaussians} Gaussians from here on"
+
+    def _halve_photos(self, trainer: Trainer) -> str | None:
+        views = trainer.dataset.train + trainer.dataset.test
+        if min(min(view.cameras[0].width, view.cameras[0].height) for view in views) < 2 * _SMALLEST_SIDE:
+            return None
+        trainer.dataset = replace(
+            trainer.dataset,
+            train=tuple(map(_halved, trainer.dataset.train)),
+            test=tuple(map(_halved, trainer.dataset.test)),
+        )
+        camera = trainer.dataset.train[0].cameras[0]
+        return f"photos at half the size, {camera.width}x{camera.height}, from here on"
+
+
+def _halved(view: View) -> View:
+    """The view without its full size, or at half of it where it has no other."""
+    if len(view.cameras) > 1:
+        return replace(view, cameras=view.cameras[1:], pictures=view.pictures[1:])
+    picture = view.pictures[0].cpu()
+    height, width = picture.shape[0] // 2, picture.shape[1] // 2
+    planes = picture.permute(2, 0, 1)[None].float()
+    small = interpolate(planes, (height, width), mode="area")[0].permute(1, 2, 0)
+    pictures = (small.round().to(torch.uint8).contiguous().to(view.pictures[0].device),)
+    return replace(view, cameras=(view.cameras[0].scaled(width, height),), pictures=pictures)

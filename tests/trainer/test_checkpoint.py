@@ -1,0 +1,115 @@
+"""A training that dies goes on, and ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from services.common.options import TrainingOptions
+from services.common.stage import StageContext
+from services.trainer import stage
+from services.trainer.backends import ChosenBackend
+from splatmill.errors import Reason, SplatmillError
+from tests.helpers.colmap_writer import write_scene
+from tests.helpers.slow_backend import SlowBackend
+
+
+@pytest.fixture(autouse=True)
+def often(monkeypatch):
+    monkeypatch.setenv("SPLATMILL_CHECKPOINT_SECONDS", "1e-9")
+    monkeypatch.setattr(stage, "choose_backend", lambda preference: ChosenBackend(SlowBackend(), "slow"))
+    monkeypatch.setattr(stage, "_REPORT_SECONDS", 0.0)
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    assert signal.getsignal(signal.SIGTERM) is before, "the stage puts the process's handler back"
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    return write_scene(tmp_path_factory.mktemp("scene") / "sfm", photos=10, points=30)
+
+
+def begin(source: Path, target: Path, kept: Path | None, **options):
+    target.mkdir()
+    context = StageContext(target, checkpoint_dir=kept)
+    return stage.run(source, target, TrainingOptions(**options), context)
+
+
+def whole(source: Path, target: Path, kept: Path | None, **options) -> dict:
+    list(begin(source, target, kept, **options))
+    return json.loads((target / "training_report.json").read_text())
+
+
+def broken_at(step: int, source: Path, target: Path, kept: Path, **options) -> None:
+    """Stops without a word, as a killed process does."""
+    run = begin(source, target, kept, **options)
+    for progress in run:
+        if progress.training is not None and progress.training.iteration >= step:
+            return
+    raise AssertionError("the run ended before it was broken off")
+
+
+def cloud(target: Path) -> bytes:
+    (path,) = target.glob("point_cloud/*/point_cloud.ply")
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("strategy", ["default", "mcmc"])
+def test_a_killed_run_ends_like_one_that_was_not(scene, tmp_path, strategy):
+    options = {"iterations": 260, "densify_until_iter": 220, "strategy": strategy, "background": "random"}
+    report = whole(scene, tmp_path / "straight", None, **options)
+    assert report["resumed_at"] is None
+    broken_at(90, scene, tmp_path / "first", tmp_path / "kept", **options)
+    broken_at(170, scene, tmp_path / "second", tmp_path / "kept", **options)
+    report = whole(scene, tmp_path / "third", tmp_path / "kept", **options)
+    assert report["resumed_at"] >= 169
+    assert cloud(tmp_path / "third") == cloud(tmp_path / "straight")
+
+
+def test_a_finished_run_is_extended(scene, tmp_path):
+    whole(scene, tmp_path / "short", tmp_path / "kept", iterations=40)
+    report = whole(scene, tmp_path / "long", tmp_path / "kept", iterations=70)
+    assert report["resumed_at"] == 40
+    assert report["iterations"] == 70
+
+
+def test_a_shorter_run_begins_anew(scene, tmp_path):
+    whole(scene, tmp_path / "long", tmp_path / "kept", iterations=30)
+    assert whole(scene, tmp_path / "short", tmp_path / "kept", iterations=20)["resumed_at"] is None
+
+
+def test_other_photos_and_other_kinds_begin_anew(scene, tmp_path):
+    whole(scene, tmp_path / "a", tmp_path / "kept", iterations=10)
+    other = write_scene(tmp_path / "sfm", photos=11, points=30)
+    assert whole(other, tmp_path / "b", tmp_path / "kept", iterations=20)["resumed_at"] is None
+    assert whole(other, tmp_path / "c", tmp_path / "kept", iterations=30, sh_degree=1)["resumed_at"] is None
+
+
+def test_a_broken_checkpoint_costs_the_way_so_far_only(scene, tmp_path):
+    whole(scene, tmp_path / "a", tmp_path / "kept", iterations=10)
+    (file,) = (tmp_path / "kept").iterdir()
+    file.write_bytes(file.read_bytes()[:1000])
+    assert whole(scene, tmp_path / "b", tmp_path / "kept", iterations=20)["resumed_at"] is None
+
+
+def test_a_full_disk_costs_the_checkpoint_only(scene, tmp_path, monkeypatch):
+    def full(content, path):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("services.trainer.checkpoint.torch.save", full)
+    assert whole(scene, tmp_path / "a", tmp_path / "kept", iterations=10)["iterations"] == 10
+
+
+def test_told_to_stop_it_saves_first(scene, tmp_path, monkeypatch):
+    monkeypatch.setenv("SPLATMILL_CHECKPOINT_SECONDS", "1e9")
+    run = begin(scene, tmp_path / "a", tmp_path / "kept", iterations=200)
+    with pytest.raises(SplatmillError) as caught:
+        for progress in run:
+            if progress.training is not None and progress.training.iteration == 50:
+                os.kill(os.getpid(), signal.SIGTERM)
+    assert caught.value.reason is Reason.CANCELLED
+    assert whole(scene, tmp_path / "b", tmp_path / "kept", iterations=200)["resumed_at"] == 51
