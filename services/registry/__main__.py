@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import time
 
 from services.common.grpc_server import Server
 from services.common.logging import set_up_logging
@@ -19,16 +20,21 @@ from splatmill.v1 import reconstruction_pb2_grpc, task_pb2_grpc
 
 log = logging.getLogger(__name__)
 
+_DATABASE_SECONDS = 60.0
+_DATABASE_PAUSE_SECONDS = 1.0
+
 
 async def start(settings: RegistrySettings, host: str, port: int) -> tuple[Server, Registry, int]:
-    """Opens database and store and listens; answers the port.
+    """Opens database and store, upgrades the schema and listens; answers the port.
 
     Raises:
-        SplatmillError: The port cannot be opened.
+        SplatmillError: The port or the database cannot be opened.
     """
     store = LocalStore(settings.data_dir)
-    database = await asyncio.to_thread(Database, settings.resolved_database_url)
+    database = Database(settings.resolved_database_url, settings.database_connections)
+    await _upgrade(database)
     registry = Registry(settings, database, store)
+    await registry.listen()
     server = Server()
     jobs, tasks = ReconstructionServicer(registry), TaskServicer(registry)
     server.add(
@@ -41,6 +47,19 @@ async def start(settings: RegistrySettings, host: str, port: int) -> tuple[Serve
     return server, registry, await server.start(host, port)
 
 
+async def _upgrade(database: Database) -> None:
+    """Brings the schema up to date; a server that only just starts is waited for."""
+    deadline = time.monotonic() + _DATABASE_SECONDS
+    while True:
+        try:
+            await asyncio.to_thread(database.upgrade)
+            return
+        except SplatmillError as error:
+            if not error.retryable or time.monotonic() > deadline:
+                raise
+        await asyncio.sleep(_DATABASE_PAUSE_SECONDS)
+
+
 async def serve(settings: RegistrySettings) -> None:
     """Runs until SIGTERM or SIGINT; long polls end first, so that stopping takes no wait."""
     server, registry, port = await start(settings, settings.grpc_host, settings.registry_port)
@@ -51,7 +70,7 @@ async def serve(settings: RegistrySettings) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     await stop.wait()
     sweeper.cancel()
-    registry.news.close()
+    await registry.stop_listening()
     await server.stop(grace=2.0)
     registry.close()
     log.info("stopped")

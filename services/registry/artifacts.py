@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import mimetypes
 import re
 import time
@@ -35,6 +36,8 @@ _PUBLISHED = {
     progress_pb2.STAGE_TRAIN: "output/",
     progress_pb2.STAGE_POSTPROC: "",
 }
+# Files that change while the job runs: their names, and where they lie below the job's folder.
+_LIVE = {LOG_NAME: LOG_NAME, "preview.jpg": "checkpoints/train/preview.jpg"}
 _RAW_CLOUD = re.compile(r"output/point_cloud/iteration_(\d+)/point_cloud\.ply")
 
 
@@ -63,6 +66,11 @@ def work_prefix(job_id: str) -> str:
     return f"{job_prefix(job_id)}/work"
 
 
+def incoming_prefix(job_id: str) -> str:
+    """Folder of photos that are not yet whole."""
+    return f"{job_prefix(job_id)}/upload/incoming"
+
+
 def image_key(job_id: str, filename: str) -> str:
     """Where a photo lies."""
     return f"{job_prefix(job_id)}/upload/images/{filename}"
@@ -74,22 +82,24 @@ def publish(
     """Moves an attempt's files to their place and replaces the stage's rows.
 
     It happens inside the transaction that ends the task: when that fails, the task is not
-    done, its next attempt overwrites what was moved, and no later stage has begun.
+    done and no later stage has begun. The same call made again finds the files in their
+    place by their hashes; another attempt overwrites them.
 
     Raises:
         SplatmillError: A file is missing or of another size (INVALID_REQUEST).
     """
     source = output_prefix(job.job_id, task.stage, task.starts)
+    folder = _PUBLISHED[progress_pb2.Stage.ValueType(task.stage)]
     described = list(files)
     for file in described:
         _check_path(file.path)
         key = f"{source}/{file.path}"
-        if not store.exists(key) or store.size(key) != file.size_bytes:
+        here = store.exists(key) and store.size(key) == file.size_bytes
+        if not here and not _was_moved(store, f"{job_prefix(job.job_id)}/{folder}{file.path}", file):
             raise SplatmillError(
                 Reason.INVALID_REQUEST, f"The output file {file.path!r} is not there as described.",
                 "Complete a task only after its output is stored whole.", retryable=True,
             )  # fmt: skip
-    folder = _PUBLISHED[progress_pb2.Stage.ValueType(task.stage)]
     old = session.exec(
         select(Artifact).where(Artifact.job_id == job.job_id, Artifact.stage == task.stage)
     ).all()
@@ -101,11 +111,22 @@ def publish(
     session.flush()
     now = time.time()
     for file in described:
-        store.move(f"{source}/{file.path}", f"{job_prefix(job.job_id)}/{folder}{file.path}")
+        if store.exists(f"{source}/{file.path}"):
+            store.move(f"{source}/{file.path}", f"{job_prefix(job.job_id)}/{folder}{file.path}")
         session.add(Artifact(
             job_id=job.job_id, name=folder + file.path, stage=task.stage,
             size_bytes=file.size_bytes, sha256=file.sha256, created_at=now,
         ))  # fmt: skip
+
+
+def _was_moved(store: ArtifactStore, key: str, file: task_pb2.OutputFile) -> bool:
+    """Whether a publication that was undone has left this very file in its place."""
+    if not store.exists(key) or store.size(key) != file.size_bytes:
+        return False
+    digest = hashlib.sha256()
+    for piece in store.read(key):
+        digest.update(piece)
+    return digest.digest() == file.sha256
 
 
 def forget(session: Session, store: ArtifactStore, job_id: str, from_stage: int) -> None:
@@ -137,8 +158,8 @@ def all_artifacts(session: Session, store: ArtifactStore, job: Job) -> list[pb.A
     images = session.exec(select(Image).where(Image.job_id == job.job_id)).all()
     found = [_described(row.name, row) for row in rows]
     found += [_described_image(image) for image in images]
-    log = _log_artifact(store, job)
-    return sorted(found + ([] if log is None else [log]), key=lambda artifact: artifact.name)
+    found += [live for name in _LIVE if (live := _live_artifact(store, job, name)) is not None]
+    return sorted(found, key=lambda artifact: artifact.name)
 
 
 def find(
@@ -147,8 +168,8 @@ def find(
     """A file by its name or alias, or None."""
     if public_only and name not in PUBLIC:
         return None
-    if store is not None and name == LOG_NAME:
-        return _log_artifact(store, job)
+    if store is not None and name in _LIVE:
+        return _live_artifact(store, job, name)
     real = stored_name(session, job, name)
     row = session.get(Artifact, (job.job_id, real))
     if row is not None:
@@ -159,6 +180,8 @@ def find(
 
 def stored_name(session: Session, job: Job, name: str) -> str:
     """The path behind an alias; any other name as it is."""
+    if name in _LIVE:
+        return _LIVE[name]
     if name == "cloud.ply":
         return "point_cloud_filtered.ply"
     if name == "point_cloud.ply":
@@ -190,11 +213,11 @@ def _described_image(image: Image) -> pb.Artifact:
     )
 
 
-def _log_artifact(store: ArtifactStore, job: Job) -> pb.Artifact | None:
-    key = f"{job_prefix(job.job_id)}/{LOG_NAME}"
+def _live_artifact(store: ArtifactStore, job: Job, name: str) -> pb.Artifact | None:
+    key = f"{job_prefix(job.job_id)}/{_LIVE[name]}"
     if not store.exists(key):
         return None
-    return pb.Artifact(name=LOG_NAME, size_bytes=store.size(key), content_type="text/plain; charset=utf-8")
+    return pb.Artifact(name=name, size_bytes=store.size(key), content_type=_content_type(name))
 
 
 def _content_type(name: str) -> str:

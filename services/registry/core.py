@@ -16,18 +16,20 @@ from sqlmodel import Session, col, select
 from services.common.store import ArtifactStore
 from services.registry import artifacts, events, jobs, leases
 from services.registry.database import Database
+from services.registry.listener import Listener
 from services.registry.lookups import ENDED, job_by_id
 from services.registry.models import Job
 from services.registry.notify import TASKS, Notifier
 from services.registry.settings import RegistrySettings
 from services.registry.uploads import Upload
+from splatmill.errors import Reason, SplatmillError
 from splatmill.v1 import options_pb2, task_pb2
 from splatmill.v1 import reconstruction_pb2 as pb
 
 log = logging.getLogger(__name__)
 
-POLL_SECONDS = 1.0
 SWEEP_SECONDS = 1.0
+_LISTEN_SECONDS = 5.0
 _WORK_GRACE_SECONDS = 15.0
 _THREADS = 16
 
@@ -47,9 +49,18 @@ class Registry:
         self.settings = settings
         self.database = database
         self.store = store
-        self.news = Notifier()
+        self.news = Notifier(hears_all=not database.is_shared)
+        database.on_news = self.news.notify
+        self._listener: Listener | None = None
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="registry")
         self._cleanup: dict[str, float] = {}
+
+    async def listen(self) -> None:
+        """Begins to hear of what other replicas do, where there may be any."""
+        if self.database.is_shared:
+            arguments = self.database.connect_arguments()
+            self._listener = Listener(arguments, self.database.name, self.news)
+            await self._listener.ready(_LISTEN_SECONDS)
 
     async def in_thread(self, work: Callable[..., ResultT], *arguments: Any) -> ResultT:
         """Runs blocking work; it ends even when the caller is cancelled."""
@@ -57,16 +68,7 @@ class Registry:
 
     async def transact(self, work: Callable[[Session], ResultT]) -> ResultT:
         """Runs work in one transaction."""
-
-        def run() -> ResultT:
-            with self.database.transaction() as session:
-                return work(session)
-
-        return await self.in_thread(run)
-
-    def tell(self, *job_ids: str) -> None:
-        """Wakes those who watch the jobs or wait for tasks."""
-        self.news.notify(*job_ids, TASKS)
+        return await self.in_thread(self.database.run, work)
 
     async def begin_upload(self, spec: pb.JobSpec) -> tuple[Job, bool]:
         """Makes the job of an upload."""
@@ -81,51 +83,44 @@ class Registry:
     ) -> Job:
         """Queues an uploaded job."""
         job = await self.transact(lambda session: jobs.submit(session, self.settings, job_id, options, title))
-        await self.tell_waiting(job_id)
+        await self.in_thread(self.store.delete_prefix, artifacts.incoming_prefix(job_id))
         return job
 
     async def cancel(self, job_id: str) -> Job:
         """Ends a job."""
         job = await self.transact(lambda session: jobs.cancel(session, job_id))
         self._cleanup[job_id] = time.monotonic() + _WORK_GRACE_SECONDS
-        await self.tell_waiting(job_id)
         return job
 
     async def retry(self, request: pb.RetryJobRequest) -> Job:
         """Queues an ended job again."""
-        job = await self.transact(lambda session: jobs.retry(session, self.store, request))
-        await self.tell_waiting(request.job_id)
-        return job
+        return await self.transact(lambda session: jobs.retry(session, self.store, request))
 
     async def remove(self, job_id: str) -> None:
         """Deletes a job and its files; a worker at it loses its lease and drops its output."""
         await self.transact(lambda session: jobs.remove(session, job_id))
         await self.in_thread(self.store.delete_prefix, artifacts.job_prefix(job_id))
         self._cleanup[job_id] = time.monotonic() + _WORK_GRACE_SECONDS
-        await self.tell_waiting(job_id)
-
-    async def tell_waiting(self, job_id: str) -> None:
-        """Wakes watchers of a job and of all that wait in the queue."""
-        query = select(Job.job_id).where(Job.state == pb.JOB_STATE_PENDING)
-        waiting = await self.transact(lambda session: list(session.exec(query).all()))
-        self.tell(job_id, *waiting)
 
     async def lease(self, request: task_pb2.LeaseTaskRequest, wait: float) -> task_pb2.LeasedTask | None:
         """Waits up to ``wait`` seconds for a task."""
         deadline = time.monotonic() + wait
         stages = [int(stage) for stage in request.stages]
+
+        def attempt(session: Session) -> tuple[task_pb2.LeasedTask | None, float | None]:
+            leased = leases.lease(session, self.settings, request.worker_id, stages)
+            return leased, None if leased is not None else leases.next_due(session, stages)
+
         with self.news.subscribe(TASKS) as news:
             while True:
-                leased = await self.transact(
-                    lambda session: leases.lease(session, self.settings, request.worker_id, stages)
-                )
+                leased, due = await self.transact(attempt)
                 if leased is not None:
-                    await self.tell_waiting(leased.job_id)
                     return leased
                 left = deadline - time.monotonic()
                 if left <= 0 or self.news.closed:
                     return None
-                await news.wait(min(left, POLL_SECONDS))
+                pause = left if due is None else max(0.0, due - time.time())
+                await news.wait(min(left, pause, self.news.poll_seconds))
 
     async def heartbeat(self, request: task_pb2.HeartbeatTaskRequest) -> bool:
         """Takes progress in; answers whether the job is cancelled."""
@@ -133,7 +128,6 @@ class Registry:
             lambda session: leases.heartbeat(session, self.settings, request.lease_token, request.progress)
         )
         await self.write_log(job.job_id, lines)
-        self.tell(job.job_id)
         return cancelled
 
     async def complete(self, request: task_pb2.CompleteTaskRequest) -> None:
@@ -159,7 +153,6 @@ class Registry:
         await self.write_log(job.job_id, lines)
         if job.state in ENDED:
             await self.in_thread(self.store.delete_prefix, artifacts.work_prefix(job.job_id))
-        await self.tell_waiting(job.job_id)
 
     async def write_log(self, job_id: str, lines: list[str]) -> None:
         """Adds lines to a job's log file."""
@@ -181,7 +174,7 @@ class Registry:
                 if ended or self.news.closed:
                     return
                 if not batch:
-                    await news.wait(POLL_SECONDS)
+                    await news.wait(self.news.poll_seconds)
 
     def _news_of(self, session: Session, *, job_id: str, after: int) -> tuple[list[pb.JobEvent], bool]:
         job = job_by_id(session, job_id)
@@ -194,6 +187,8 @@ class Registry:
         while True:
             try:
                 await self._sweep()
+            except SplatmillError as error:
+                log.warning("sweeping has to wait: %s", error)
             except Exception:
                 log.exception("sweeping failed; it is tried again")
             await asyncio.sleep(SWEEP_SECONDS)
@@ -201,16 +196,22 @@ class Registry:
     async def _sweep(self) -> None:
         for job_id in await self.transact(lambda session: leases.expire(session, self.settings)):
             log.warning("a lease of job %s ran out", job_id)
-            await self.tell_waiting(job_id)
         limit = time.time() - self.settings.upload_ttl_seconds
         stale = select(Job.job_id).where(Job.state == pb.JOB_STATE_UPLOADING, col(Job.touched_at) < limit)
         for job_id in await self.transact(lambda session: list(session.exec(stale).all())):
-            await self.remove(job_id)
+            await self._remove_stale(job_id)
         now = time.monotonic()
         for job_id, due in list(self._cleanup.items()):
             if due < now:
                 del self._cleanup[job_id]
                 await self._clean(job_id)
+
+    async def _remove_stale(self, job_id: str) -> None:
+        try:
+            await self.remove(job_id)
+        except SplatmillError as error:  # another replica was faster
+            if error.reason is not Reason.JOB_NOT_FOUND:
+                raise
 
     async def _clean(self, job_id: str) -> None:
         """Removes what a worker may have written after its job was cancelled or deleted."""
@@ -220,6 +221,12 @@ class Registry:
             await self.in_thread(self.store.delete_prefix, artifacts.job_prefix(job_id))
         elif state in ENDED:
             await self.in_thread(self.store.delete_prefix, artifacts.work_prefix(job_id))
+
+    async def stop_listening(self) -> None:
+        """Ends long polls and watches, and hears of nothing more."""
+        self.news.close()
+        if self._listener is not None:
+            await self._listener.close()
 
     def close(self) -> None:
         """Ends the threads and closes the database."""

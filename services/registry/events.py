@@ -7,7 +7,9 @@ from typing import Any
 
 from sqlmodel import Session, col, select
 
+from services.registry.lookups import ENDED
 from services.registry.models import Event, Job, LogLine, Task
+from services.registry.notify import TASKS, announce
 from splatmill.v1 import progress_pb2
 from splatmill.v1 import reconstruction_pb2 as pb
 
@@ -15,7 +17,7 @@ LOG_TAIL = 50
 
 
 def record(session: Session, job: Job, **payload: Any) -> None:
-    """Adds an event.
+    """Adds an event, and wakes those who watch the job when it is committed.
 
     Args:
         session: An open transaction that has changed, or locked, the job's row.
@@ -27,6 +29,7 @@ def record(session: Session, job: Job, **payload: Any) -> None:
     event.created_at.FromNanoseconds(int(time.time() * 1e9))
     session.add(job)
     session.add(Event(job_id=job.job_id, sequence=job.last_sequence, payload=event.SerializeToString()))
+    announce(session, job.job_id)
 
 
 def read(session: Session, job_id: str, after: int, limit: int = 500) -> list[pb.JobEvent]:
@@ -42,6 +45,8 @@ def set_job_state(
     """Changes a job's state and tells of it."""
     change = pb.JobStateChanged(old_state=pb.JobState.ValueType(job.state), new_state=state, error=error)
     job.state = state
+    if state in ENDED:  # there is room for another
+        announce(session, TASKS)
     record(session, job, job_state_changed=change)
 
 
@@ -62,13 +67,18 @@ def set_task_state(
         worker_id=task.worker_id,
     )
     task.state = state
+    if state == pb.TASK_STATE_QUEUED:
+        announce(session, TASKS)
     session.add(task)
     record(session, job, task_state_changed=change)
 
 
 def add_log_lines(session: Session, job_id: str, lines: list[str]) -> None:
     """Adds to what ``log_tail`` answers."""
-    session.add_all(LogLine(job_id=job_id, text=line) for line in lines)
+    # PostgreSQL's texts hold no NUL, and what a stage logs is not for us to refuse.
+    session.add_all(
+        LogLine(job_id=job_id, text=line.replace("\0", "\N{REPLACEMENT CHARACTER}")) for line in lines
+    )
 
 
 def log_tail(session: Session, job_id: str) -> list[str]:

@@ -13,8 +13,9 @@ from sqlmodel import Session, col, delete, select
 from services.common import option_codec
 from services.common.store import ArtifactStore
 from services.registry import artifacts, events, leases
-from services.registry.lookups import ENDED, job_by_id, tasks_of
-from services.registry.models import Artifact, Event, Image, Job, LogLine, Task
+from services.registry.lookups import ENDED, job_by_id, lock_line, tasks_of
+from services.registry.models import Artifact, Event, Image, Job, Line, LogLine, Task
+from services.registry.notify import TASKS, announce
 from services.registry.settings import RegistrySettings
 from splatmill.errors import Reason, SplatmillError
 from splatmill.v1 import options_pb2, progress_pb2
@@ -81,6 +82,7 @@ def submit(
         SplatmillError: JOB_NOT_FOUND, TOO_FEW_IMAGES, INVALID_OPTION, INVALID_REQUEST.
     """
     _check_length("title", title, _MAX_TITLE)
+    line = lock_line(session)
     job = job_by_id(session, job_id, lock=True)
     if job.state != pb.JOB_STATE_UPLOADING:
         return job
@@ -100,14 +102,15 @@ def submit(
     for stage in STAGES:
         session.add(Task(job_id=job_id, stage=stage, state=pb.TASK_STATE_BLOCKED))
     session.flush()
-    enqueue(session, job, progress_pb2.STAGE_SFM)
+    enqueue(session, line, job, progress_pb2.STAGE_SFM)
     return job
 
 
-def enqueue(session: Session, job: Job, from_stage: int) -> None:
-    """Puts a job at the end of the queue, to begin with a stage."""
-    last = session.exec(select(func.max(Job.queue_number))).one() or 0
-    job.queue_number = last + 1
+def enqueue(session: Session, line: Line, job: Job, from_stage: int) -> None:
+    """Puts a job at the end of the locked line, to begin with a stage."""
+    line.last_number += 1
+    session.add(line)
+    job.queue_number = line.last_number
     job.submitted_at = time.time()
     job.started_at = job.finished_at = job.error = None
     for task in tasks_of(session, job.job_id):
@@ -120,6 +123,7 @@ def enqueue(session: Session, job: Job, from_stage: int) -> None:
 
 def cancel(session: Session, job_id: str) -> Job:
     """Ends a job. A running stage hears of it with its next heartbeat."""
+    lock_line(session)
     job = job_by_id(session, job_id, lock=True)
     if job.state in ENDED:
         return job
@@ -142,6 +146,7 @@ def retry(session: Session, store: ArtifactStore, request: pb.RetryJobRequest) -
     Raises:
         SplatmillError: JOB_NOT_FOUND, JOB_STATE_CONFLICT, INVALID_OPTION.
     """
+    line = lock_line(session)
     job = job_by_id(session, request.job_id, lock=True)
     option_codec.check(request.options)
     tasks = tasks_of(session, job.job_id)
@@ -168,17 +173,19 @@ def retry(session: Session, store: ArtifactStore, request: pb.RetryJobRequest) -
             events.set_task_state(session, job, task, pb.TASK_STATE_BLOCKED)
     artifacts.forget(session, store, job.job_id, stage)
     session.flush()
-    enqueue(session, job, stage)
+    enqueue(session, line, job, stage)
     return job
 
 
 def remove(session: Session, job_id: str) -> None:
     """Deletes a job's rows; the files are the caller's."""
+    lock_line(session)
     job = job_by_id(session, job_id, lock=True)
     waited = job.state == pb.JOB_STATE_PENDING
     for table in (Task, Event, LogLine, Image, Artifact):
         session.exec(delete(table).where(col(table.job_id) == job_id))
     session.delete(job)
+    announce(session, job_id, TASKS)
     if waited:
         session.flush()
         leases.tell_queue(session)

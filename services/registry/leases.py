@@ -11,13 +11,14 @@ import secrets
 import time
 from collections.abc import Sequence
 
-from sqlalchemy import case, func
+from sqlalchemy import func
 from sqlmodel import Session, col, select
+from sqlmodel.sql.expression import Select
 
 from services.common.store import ArtifactStore
 from services.registry import artifacts, events
-from services.registry.lookups import ENDED, job_by_id, tasks_of
-from services.registry.models import Image, Job, SchemaInfo, Task
+from services.registry.lookups import ENDED, job_by_id, lock_line, tasks_of
+from services.registry.models import Image, Job, Task
 from services.registry.settings import RegistrySettings
 from splatmill._status import error_detail
 from splatmill.errors import Reason, SplatmillError
@@ -35,32 +36,46 @@ def lease(
     Running jobs come before waiting ones, both in the order of the queue. A waiting job
     starts only when it is the first and there is room.
     """
-    if settings.max_concurrent_jobs:
-        # Counting running jobs and starting one must not happen twice at once on any replica.
-        session.get(SchemaInfo, 1, with_for_update=True)
     now = time.time()
-    startable = [pb.JOB_STATE_PROCESSING]
-    if not settings.max_concurrent_jobs or count_running(session) < settings.max_concurrent_jobs:
-        startable.append(pb.JOB_STATE_PENDING)
-    query = (
-        select(Task, Job)
-        .join(Job, col(Job.job_id) == col(Task.job_id))
-        .where(
-            Task.state == pb.TASK_STATE_QUEUED,
-            col(Task.stage).in_(stages),
-            Task.not_before <= now,
-            col(Job.state).in_(startable),
-        )
-        .order_by(case((col(Job.state) == pb.JOB_STATE_PROCESSING, 0), else_=1), col(Job.queue_number))
-        .limit(1)
-        .with_for_update(skip_locked=True)
-    )
-    row = session.exec(query).first()
+    running = _due(stages, now).where(Job.state == pb.JOB_STATE_PROCESSING)
+    row = session.exec(running.with_for_update(skip_locked=True)).first()
+    if row is None:
+        waiting = _due(stages, now).where(Job.state == pb.JOB_STATE_PENDING)
+        if session.exec(waiting).first() is None or not _has_room(session, settings):
+            return None
+        # Counting running jobs and starting one must not happen twice at once on any replica.
+        lock_line(session)
+        if not _has_room(session, settings):
+            return None
+        row = session.exec(waiting.with_for_update().execution_options(populate_existing=True)).first()
     if row is None:
         return None
     task, job = row
     _begin(session, settings, task, job, worker_id, now)
     return _leased(session, settings, task, job)
+
+
+def _due(stages: Sequence[int], now: float) -> Select[Task, Job]:
+    """The first task in the order of the queue that may begin."""
+    return (
+        select(Task, Job)
+        .join(Job, col(Job.job_id) == col(Task.job_id))
+        .where(Task.state == pb.TASK_STATE_QUEUED, col(Task.stage).in_(stages), Task.not_before <= now)
+        .order_by(col(Job.queue_number))
+        .limit(1)
+    )
+
+
+def next_due(session: Session, stages: Sequence[int]) -> float | None:
+    """When the pause before a task's next attempt ends, or None; seconds since the epoch."""
+    query = select(func.min(Task.not_before)).where(
+        Task.state == pb.TASK_STATE_QUEUED, col(Task.stage).in_(stages), Task.not_before > time.time()
+    )
+    return session.exec(query).one()
+
+
+def _has_room(session: Session, settings: RegistrySettings) -> bool:
+    return not settings.max_concurrent_jobs or count_running(session) < settings.max_concurrent_jobs
 
 
 def count_running(session: Session) -> int:
@@ -193,7 +208,8 @@ def expire(session: Session, settings: RegistrySettings) -> list[str]:
     query = select(Task.job_id).where(
         Task.state == pb.TASK_STATE_LEASED, col(Task.lease_expires_at) < time.time()
     )
-    job_ids = list(session.exec(query).all())
+    # All replicas do this: in one order, so that none waits for another in a circle.
+    job_ids = sorted(session.exec(query).all())
     for job_id in job_ids:
         job = job_by_id(session, job_id, lock=True)
         for task in tasks_of(session, job_id):
@@ -231,7 +247,7 @@ def _fail_attempt(
 
 
 def tell_queue(session: Session) -> None:
-    """Tells the first waiting jobs where they stand now."""
+    """Tells the first waiting jobs where they stand now; the line must be locked."""
     query = (
         select(Job)
         .where(Job.state == pb.JOB_STATE_PENDING)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlmodel import Session, col, select
 
-from services.registry.models import Job, Task
+from services.registry.models import Job, Line, Task
 from splatmill.errors import Reason, SplatmillError
 from splatmill.v1 import reconstruction_pb2 as pb
 
@@ -25,6 +25,15 @@ def job_by_id(session: Session, job_id: str, lock: bool = False) -> Job:
             "Check the id; deleted jobs are gone for good.",
         )
     return job
+
+
+def lock_line(session: Session) -> Line:
+    """Holds the line of waiting jobs until the transaction ends.
+
+    Whoever is going to change who waits calls this before it locks any job, on whatever
+    replica: so changes come one after another, and none waits for another in a circle.
+    """
+    return session.get_one(Line, 1, with_for_update=True)
 
 
 def job_by_key(session: Session, pub_key: str) -> Job:

@@ -1,20 +1,25 @@
-"""The tables. Times are seconds since the epoch, UTC: the same on every database."""
+"""The tables. Times are seconds since the epoch, UTC: the same on every database.
+
+A change here needs a revision in ``migrations/versions``.
+"""
 
 from __future__ import annotations
 
-from sqlalchemy import Column, Index, LargeBinary, UniqueConstraint
+from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, UniqueConstraint
 from sqlmodel import Field, SQLModel
 
-SCHEMA_VERSION = 1
+# SQLite's integers have 64 bits anyway, and only a plain INTEGER may number its rows.
+_Large = BigInteger().with_variant(Integer(), "sqlite")
 
 
-class SchemaInfo(SQLModel, table=True):
-    """Which schema the database has; one row."""
+class Line(SQLModel, table=True):
+    """The line that jobs wait in; one row, locked by whoever changes who stands where."""
 
-    __tablename__ = "schema_info"
+    __tablename__ = "line"
 
-    id: int = Field(default=1, primary_key=True)
-    version: int
+    id: int = Field(default=1, primary_key=True, sa_column_kwargs={"autoincrement": False})
+    last_number: int = Field(default=0, sa_type=_Large)
+    """Highest ``Job.queue_number`` given so far."""
 
 
 class Job(SQLModel, table=True):
@@ -38,7 +43,7 @@ class Job(SQLModel, table=True):
     submitted_at: float | None = None
     started_at: float | None = None
     finished_at: float | None = None
-    queue_number: int = 0
+    queue_number: int = Field(default=0, sa_type=_Large)
     """Place in the line of all jobs ever submitted."""
     last_sequence: int = 0
     error: bytes | None = Field(default=None, sa_column=Column(LargeBinary, nullable=True))
@@ -90,7 +95,7 @@ class LogLine(SQLModel, table=True):
 
     __tablename__ = "log_line"
 
-    id: int | None = Field(default=None, primary_key=True)
+    id: int | None = Field(default=None, primary_key=True, sa_type=_Large)
     job_id: str = Field(foreign_key="job.job_id", index=True)
     text: str
 
@@ -104,7 +109,7 @@ class Image(SQLModel, table=True):
     filename: str = Field(primary_key=True, max_length=255)
     folded_name: str
     """The name as compared: photos must not differ by case alone."""
-    size_bytes: int
+    size_bytes: int = Field(sa_type=_Large)
     sha256: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
     width: int
     height: int
@@ -119,6 +124,6 @@ class Artifact(SQLModel, table=True):
     name: str = Field(primary_key=True)
     """Path below the job's folder."""
     stage: int
-    size_bytes: int
+    size_bytes: int = Field(sa_type=_Large)
     sha256: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
     created_at: float

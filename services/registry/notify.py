@@ -1,29 +1,80 @@
-"""Wakes those who wait for news in this process; a poll finds what other replicas did."""
+"""Wakes those who wait for news, in this process and, through PostgreSQL, in all replicas.
+
+A transaction collects its topics with ``announce``. With PostgreSQL they are sent as a
+NOTIFY in that transaction, so that they arrive if and only if the change is there to be
+read; ``services.registry.listener`` receives what other replicas sent.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Iterable, Iterator
+
+from sqlmodel import Session
 
 TASKS = "tasks"
+CHANNEL = "splatmill_news"
+POLL_SECONDS = 1.0
+"""Pause between looks at the database while news may be missed."""
+_QUIET_SECONDS = 15.0
+_MAX_PAYLOAD_TOPICS = 500  # PostgreSQL takes 8,000 bytes
+
+
+def announce(session: Session, *topics: str) -> None:
+    """Adds to what is told when the session's transaction is committed."""
+    session.info.setdefault("topics", set()).update(topics)
+
+
+def topics_of(session: Session) -> list[str]:
+    """What was announced in a session."""
+    return sorted(session.info.get("topics", ()))
+
+
+def payloads(sender: str, topics: Iterable[str]) -> Iterator[str]:
+    """Topics as the texts of notifications."""
+    listed = list(topics)
+    for at in range(0, len(listed), _MAX_PAYLOAD_TOPICS):
+        yield " ".join((sender, *listed[at : at + _MAX_PAYLOAD_TOPICS]))
+
+
+def parse_payload(payload: str) -> tuple[str, list[str]]:
+    """Sender and topics of a notification."""
+    sender, *topics = payload.split() or [""]
+    return sender, topics
 
 
 class Notifier:
-    """Topics to wait on: a job's id, or TASKS."""
+    """Topics to wait on: a job's id, or TASKS.
 
-    def __init__(self) -> None:
+    Args:
+        hears_all: Whether all news come from this process; else ``hears_all`` says when
+            the others' are received too.
+    """
+
+    def __init__(self, hears_all: bool = True) -> None:
         self._loop = asyncio.get_running_loop()
         self._waiting: dict[str, set[asyncio.Event]] = defaultdict(set)
         self.closed = False
+        self.hears_all = hears_all
+
+    @property
+    def poll_seconds(self) -> float:
+        """How long to trust in being woken."""
+        return _QUIET_SECONDS if self.hears_all else POLL_SECONDS
 
     def notify(self, *topics: str) -> None:
         """Wakes the waiting; callable from any thread."""
         self._loop.call_soon_threadsafe(self._wake, topics)
 
+    def wake_all(self) -> None:
+        """Wakes all, since news may have been missed; only from the event loop."""
+        self._wake(tuple(self._waiting))
+
     def close(self) -> None:
         """Wakes all, so that long polls end."""
         self.closed = True
-        self._wake(tuple(self._waiting))
+        self.wake_all()
 
     def subscribe(self, topic: str) -> Subscription:
         """Begins to listen; news from now on wakes ``Subscription.wait``."""

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from sqlmodel import Session, col, select
+from sqlmodel import Session, select
 
 from services.common import option_codec
 from services.registry import artifacts, jobs, views
@@ -221,8 +221,9 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
 
 
 def _images(session: Session, job_id: str) -> list[pb.StoredImage]:
-    rows = session.exec(select(Image).where(Image.job_id == job_id).order_by(col(Image.filename))).all()
-    return [views.image_message(row) for row in rows]
+    rows = session.exec(select(Image).where(Image.job_id == job_id)).all()
+    # Databases sort texts by the rules of different languages.
+    return [views.image_message(row) for row in sorted(rows, key=lambda row: row.filename)]
 
 
 def _protocol_error(text: str) -> SplatmillError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from services.common.settings import ServiceSettings
 
 
@@ -11,7 +13,9 @@ class RegistrySettings(ServiceSettings):
     registry_port: int = 50051
     """Its gRPC port."""
     database_url: str = ""
-    """SQLAlchemy URL; empty for the file ``splatmill.db`` in the data folder."""
+    """URL of PostgreSQL or SQLite; empty for the file ``splatmill.db`` in the data folder."""
+    database_connections: int = Field(default=16, ge=1)
+    """Most connections of one replica to PostgreSQL, besides the one that listens."""
     max_concurrent_jobs: int = 1
     """Most jobs in PROCESSING at once; 0 for no limit."""
     min_images: int = 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import secrets
 import time
 
 from sqlalchemy import func
@@ -37,6 +38,8 @@ class Upload:
         self._settings = settings
         self._job_id = job_id
         self._name = ""
+        # Another replica may receive photos of the same job.
+        self._folder = f"{artifacts.incoming_prefix(job_id)}/{secrets.token_hex(4)}"
         self._writer: ArtifactWriter | None = None
         self._digest = hashlib.sha256()
         self._size = 0
@@ -89,11 +92,7 @@ class Upload:
     def _begin(self, name: str) -> None:
         check_name(name)
         if self._names.get(name.casefold(), name) != name:
-            raise SplatmillError(
-                Reason.BAD_FILENAME,
-                f"{name} and {self._names[name.casefold()]} differ by case alone.",
-                "Rename one of them.", field=name,
-            )  # fmt: skip
+            raise _differs_by_case(name, self._names[name.casefold()])
         if len(self._names.keys() | {name.casefold()}) > self._settings.max_images:
             raise SplatmillError(
                 Reason.TOO_MANY_IMAGES, f"A job takes at most {self._settings.max_images} photos.",
@@ -109,7 +108,7 @@ class Upload:
 
     @property
     def _incoming_key(self) -> str:
-        return f"{artifacts.job_prefix(self._job_id)}/upload/incoming/{self._name}"
+        return f"{self._folder}/{self._name}"
 
     def _finish(self, sha256: bytes) -> None:
         assert self._writer is not None
@@ -140,7 +139,11 @@ class Upload:
                     Reason.JOB_STATE_CONFLICT, f"Job {self._job_id} takes no more photos.", "Make a new job."
                 )
             count = session.exec(select(func.count()).where(Image.job_id == self._job_id)).one()
-            known = session.get(Image, (self._job_id, self._name))
+            folded = self._name.casefold()
+            same = select(Image).where(Image.job_id == self._job_id, Image.folded_name == folded)
+            known = session.exec(same).first()
+            if known is not None and known.filename != self._name:
+                raise _differs_by_case(self._name, known.filename)
             if known is None and count >= self._settings.max_images:
                 raise SplatmillError(
                     Reason.TOO_MANY_IMAGES, f"A job takes at most {self._settings.max_images} photos."
@@ -152,3 +155,9 @@ class Upload:
                 size_bytes=self._size, sha256=digest, width=width, height=height,
             ))  # fmt: skip
             self._store.move(key, artifacts.image_key(self._job_id, self._name))
+
+
+def _differs_by_case(name: str, other: str) -> SplatmillError:
+    return SplatmillError(
+        Reason.BAD_FILENAME, f"{name} and {other} differ by case alone.", "Rename one of them.", field=name
+    )

@@ -1,8 +1,9 @@
-"""A registry on a real port with SQLite, and photos to send."""
+"""Registries on real ports with SQLite or PostgreSQL, and photos to send."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import io
 from collections.abc import AsyncIterator, Iterator
@@ -20,6 +21,7 @@ from services.registry.settings import RegistrySettings
 from splatmill.v1 import progress_pb2, task_pb2, task_pb2_grpc
 from splatmill.v1 import reconstruction_pb2 as pb
 from splatmill.v1 import reconstruction_pb2_grpc as rpc
+from tests.helpers.postgres import Postgres, running
 
 
 def photo(seed: int = 0, size: tuple[int, int] = (64, 48), kind: str = "JPEG") -> bytes:
@@ -101,13 +103,37 @@ class Bench:
         return (await self.jobs.GetJob(pb.GetJobRequest(job_id=job_id))).job
 
 
+BOTH_DATABASES = pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server; skips where there are no programs of it."""
+    with contextlib.ExitStack() as stack:
+        try:
+            server = stack.enter_context(running())
+        except FileNotFoundError as error:
+            pytest.skip(str(error))
+        yield server
+
+
 @pytest.fixture
-async def make_bench(tmp_path: Path) -> AsyncIterator[Any]:
-    """Starts registries; settings may be given."""
+def database_url(request: pytest.FixtureRequest) -> str:
+    """An empty database: SQLite in the data folder, or as BOTH_DATABASES says."""
+    if getattr(request, "param", "sqlite") == "sqlite":
+        return ""
+    url: str = request.getfixturevalue("postgres").create_database()
+    return url
+
+
+@pytest.fixture
+async def make_bench(tmp_path: Path, database_url: str) -> AsyncIterator[Any]:
+    """Starts registries, replicas of one another; settings may be given."""
     made: list[tuple[Bench, Any, asyncio.Task[None]]] = []
 
     async def make(**settings: Any) -> Bench:
-        values = {"data_dir": tmp_path / "data", "min_free_bytes": 0, "retry_seconds": 0.0, **settings}
+        values = {"data_dir": tmp_path / "data", "database_url": database_url}
+        values |= {"min_free_bytes": 0, "retry_seconds": 0.0, **settings}
         server, registry, port = await start(RegistrySettings(**values), "127.0.0.1", 0)
         bench = Bench(registry, port)
         made.append((bench, server, asyncio.create_task(registry.sweep_forever())))
@@ -116,7 +142,7 @@ async def make_bench(tmp_path: Path) -> AsyncIterator[Any]:
     yield make
     for bench, server, sweeper in made:
         sweeper.cancel()
-        bench.registry.news.close()
+        await bench.registry.stop_listening()
         await bench.channel.close()
         await server.stop(0)
         bench.registry.close()

@@ -13,7 +13,9 @@ from splatmill._status import from_rpc_error
 from splatmill.errors import Reason
 from splatmill.v1 import options_pb2, progress_pb2, task_pb2
 from splatmill.v1 import reconstruction_pb2 as pb
-from tests.registry.conftest import Bench
+from tests.registry.conftest import BOTH_DATABASES, Bench
+
+pytestmark = BOTH_DATABASES
 
 
 @contextlib.contextmanager

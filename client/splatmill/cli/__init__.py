@@ -9,6 +9,7 @@ from __future__ import annotations
 import click
 
 from splatmill.cli._session import default_server
+from splatmill.cli.database import db
 from splatmill.cli.files import delete, download, options
 from splatmill.cli.jobs import cancel, list_jobs, queue, retry, status, submit, watch
 from splatmill.cli.suite import demo, sample, up
@@ -47,5 +48,6 @@ for _command in (
     delete,
     download,
     options,
+    db,
 ):
     main.add_command(_command)
