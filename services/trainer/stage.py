@@ -26,6 +26,7 @@ from services.trainer.density import drawable
 from services.trainer.evaluate import evaluate, mean_psnr
 from services.trainer.gpu_memory import GpuMemoryMeter, memory_line
 from services.trainer.memory import MemoryLadder, affordable_gaussians, free_bytes, is_out_of_memory
+from services.trainer.preview import Previews
 from services.trainer.report import REPORT, CurvePoint, TrainingRecord, write_comparisons, write_report
 from services.trainer.scene_types import Gaussians
 from services.trainer.settings import TrainerSettings
@@ -100,8 +101,9 @@ def _run(
         lines.append(f"going on from the checkpoint of step {trainer.iteration}")
     yield Progress("load", _LOADED, log_lines=tuple(lines))
     started = time.monotonic()
+    previews = Previews(context.checkpoint_dir, settings.preview_seconds)
     with _termination_noted() as stop:
-        yield from _Training(trainer, record, checkpoints, stop).run()
+        yield from _Training(trainer, record, checkpoints, previews, stop).run()
     record.seconds["train"] = time.monotonic() - started
 
     started = time.monotonic()
@@ -177,6 +179,7 @@ class _Training:
     trainer: Trainer
     record: TrainingRecord
     checkpoints: Checkpoints
+    previews: Previews
     stop: threading.Event
     _lines: list[str] = field(default_factory=list)
     _memory: GpuMemory | None = None
@@ -203,6 +206,7 @@ class _Training:
             if loss is None:
                 continue
             self.checkpoints.save_when_due(trainer)
+            self.previews.write_when_due(trainer)
             if trainer.iteration % _MEMORY_EVERY == 0:
                 self._note_memory(meter)
             if trainer.iteration in quality_at:

@@ -122,6 +122,7 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Suite]:
     folder = tmp_path_factory.mktemp("suite")
     # Quick to save and to try again, for the tests that kill.
     quick = {"SPLATMILL_CHECKPOINT_SECONDS": "0.5", "SPLATMILL_RETRY_SECONDS": "0.2"}
+    quick["SPLATMILL_PREVIEW_SECONDS"] = "0.2"
     running = start_suite(folder / "data", folder / "suite.log", **quick)
     yield running
     stop_suite(running)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from plyfile import PlyData
 
 from splatmill import Client
@@ -103,7 +104,7 @@ def test_cameras_match_the_truth(suite, finished, capture, tmp_path):
     assert degrees.max() < 1.0
 
 
-def test_a_killed_training_goes_on(suite, capture):
+def test_a_killed_training_goes_on(suite, capture, tmp_path):
     """SIGKILL in mid-training costs an attempt and some seconds, no more."""
     answer = submit(
         suite, sorted(capture.glob("*.jpg"))[:10], "-F", "max_gaussians=10000", "-F", "iterations=1500"
@@ -113,6 +114,9 @@ def test_a_killed_training_goes_on(suite, capture):
     while ((suite.get(f"{job}/status")["training"] or {}).get("iteration") or 0) < 300:
         assert time.monotonic() < deadline
         time.sleep(0.1)
+    picture = tmp_path / "preview.jpg"
+    curl("-f", "-o", str(picture), f"{suite.base_url}{job}/artifacts/preview.jpg")
+    assert Image.open(picture).size == (640, 480)
     (training,) = stage_processes(suite.process.pid)
     os.kill(training, signal.SIGKILL)
     status = suite.wait(answer["job_id"])

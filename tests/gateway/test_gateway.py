@@ -21,7 +21,7 @@ from services.gateway.settings import GatewaySettings
 from splatmill.v1 import progress_pb2, task_pb2
 from splatmill.v1 import reconstruction_pb2 as pb
 from tests.conftest import free_ports
-from tests.registry.conftest import Bench, bench, make_bench, photo  # noqa: F401  (fixtures)
+from tests.registry.conftest import Bench, bench, database_url, make_bench, photo  # noqa: F401  (fixtures)
 
 
 class Edge:

@@ -5,9 +5,11 @@ import { stageText, statusText } from "../lib/status";
 import { hasEnded, type JobInfo } from "../lib/types";
 import { Chart } from "./chart";
 import type { JobModel } from "./model";
+import { Preview } from "./preview";
 import { Stepper, stepText } from "./stepper";
 
 const chart = new Chart(byId<HTMLCanvasElement>("chart"));
+const preview = new Preview(byId<HTMLImageElement>("preview"));
 const stepper = new Stepper(byId("stepper"));
 let spoken = "";
 
@@ -105,6 +107,7 @@ function overall(info: JobInfo): void {
 
 function training(model: JobModel): void {
   const info = model.info;
+  if (info) preview.update(info);
   const figures = info?.training;
   show(byId("training"), Boolean(figures) || model.history.length > 1 || Boolean(info?.gpu_memory));
   if (figures) {
