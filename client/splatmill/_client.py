@@ -33,6 +33,7 @@ class Client:
         self,
         address: str | None = None,
         *,
+        api_key: str | None = None,
         credentials: grpc.ChannelCredentials | None = None,
         patience: float = 30.0,
         timeout: float = 30.0,
@@ -42,7 +43,9 @@ class Client:
         self._thread.start()
 
         async def connect() -> AsyncClient:
-            return AsyncClient(address, credentials=credentials, patience=patience, timeout=timeout)
+            return AsyncClient(
+                address, api_key=api_key, credentials=credentials, patience=patience, timeout=timeout
+            )
 
         self._async = self._run(connect())
         self.address = self._async.address
@@ -77,6 +80,7 @@ class Client:
         options: Options | None = None,
         title: str = "",
         request_id: str = "",
+        priority: int = 0,
         on_upload_progress: Callable[[UploadProgress], None] | None = None,
     ) -> pb.Job:
         """See ``AsyncClient.create_job``; ``on_upload_progress`` is called in the client's thread."""
@@ -86,6 +90,7 @@ class Client:
                 options=options,
                 title=title,
                 request_id=request_id,
+                priority=priority,
                 on_upload_progress=on_upload_progress,
             )
         )
@@ -137,6 +142,18 @@ class Client:
     def delete(self, job_id: str) -> None:
         """See ``AsyncClient.delete``."""
         self._run(self._async.delete(job_id))
+
+    def share(self, job_id: str, action: pb.ShareAction.ValueType, valid_for: float | None = None) -> pb.Job:
+        """See ``AsyncClient.share``."""
+        return self._run(self._async.share(job_id, action, valid_for))
+
+    def errors(self, job_id: str = "") -> list[pb.FailedAttempt]:
+        """See ``AsyncClient.errors``."""
+        return self._run(self._async.errors(job_id))
+
+    def workers(self) -> list[pb.WorkerInfo]:
+        """See ``AsyncClient.workers``."""
+        return self._run(self._async.workers())
 
     def queue(self) -> pb.GetQueueResponse:
         """See ``AsyncClient.queue``."""

@@ -10,7 +10,7 @@ import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 import grpc
 import grpc.aio
@@ -18,6 +18,7 @@ import grpc.aio
 from splatmill._download import Download, is_job_id
 from splatmill._options import job_options
 from splatmill._patience import Patience
+from splatmill._transport import Authorized, Tls, open_channel
 from splatmill._upload import PhotoSource, Upload, UploadProgress, collect
 from splatmill.errors import Reason, SplatmillError
 from splatmill.states import is_final
@@ -54,7 +55,9 @@ class AsyncClient:
     Args:
         address: ``host:port`` of the registry's gRPC port; None for
             ``SPLATMILL_REGISTRY_ADDRESS``, and ``localhost:50051`` without that.
-        credentials: For TLS; None for a plain connection.
+        api_key: Shown with every call; None for ``SPLATMILL_API_KEY``.
+        credentials: For TLS; None for the files that ``SPLATMILL_TLS_CA``, ``_CERT`` and ``_KEY``
+            name, and a plain connection without those.
         patience: Seconds without a sign of life after which a call is given up.
         timeout: Seconds that a single short call may take.
     """
@@ -63,6 +66,7 @@ class AsyncClient:
         self,
         address: str | None = None,
         *,
+        api_key: str | None = None,
         credentials: grpc.ChannelCredentials | None = None,
         patience: float = 30.0,
         timeout: float = 30.0,
@@ -71,10 +75,12 @@ class AsyncClient:
         self._patience_seconds = patience
         self._timeout = timeout
         if credentials is None:
-            self._channel = grpc.aio.insecure_channel(self.address, options=_CHANNEL_OPTIONS)
+            self._channel = open_channel(self.address, _CHANNEL_OPTIONS, Tls.from_environment())
         else:
             self._channel = grpc.aio.secure_channel(self.address, credentials, options=_CHANNEL_OPTIONS)
-        self._stub = rpc.ReconstructionServiceStub(self._channel)
+        key = (os.environ.get("SPLATMILL_API_KEY", "") if api_key is None else api_key).strip()
+        stub = Authorized(rpc.ReconstructionServiceStub(self._channel), lambda: key)
+        self._stub = cast("rpc.ReconstructionServiceAsyncStub", stub)
 
     async def __aenter__(self) -> Self:
         return self
@@ -103,6 +109,7 @@ class AsyncClient:
         options: Options | None = None,
         title: str = "",
         request_id: str = "",
+        priority: int = 0,
         on_upload_progress: Callable[[UploadProgress], None] | None = None,
     ) -> pb.Job:
         """Sends photos and queues a job.
@@ -113,6 +120,7 @@ class AsyncClient:
             title: For people.
             request_id: Idempotency key. A second call with it, even from another process,
                 goes on with the first one's upload and answers the same job.
+            priority: Higher ones come first, -100 to 100; above 0 is for administrators.
             on_upload_progress: Told after every chunk.
 
         Returns:
@@ -127,6 +135,7 @@ class AsyncClient:
             resumable=True,
             hold=True,
             title=title,
+            priority=priority,
         )
         found = await asyncio.to_thread(collect, photos)
         patience = self._patience()
@@ -228,6 +237,30 @@ class AsyncClient:
         except SplatmillError as error:
             if error.reason != Reason.JOB_NOT_FOUND or not patience.breaks:
                 raise
+
+    async def share(
+        self, job_id: str, action: pb.ShareAction.ValueType, valid_for: float | None = None
+    ) -> pb.Job:
+        """Opens, closes or renews a job's share link.
+
+        Args:
+            job_id: The job.
+            action: Such as ``SHARE_ACTION_RENEW``.
+            valid_for: Seconds that the link works from now on; None for ever.
+        """
+        request = pb.UpdateShareRequest(job_id=job_id, action=action)
+        if valid_for is not None:
+            request.valid_for.FromMilliseconds(int(1000 * valid_for))
+        answer: pb.UpdateShareResponse = await self._call(self._stub.UpdateShare, request)
+        return answer.job
+
+    async def errors(self, job_id: str = "") -> list[pb.FailedAttempt]:
+        """Failed attempts, newest first: of a job, or for administrators of all."""
+        return list((await self._call(self._stub.ListErrors, pb.ListErrorsRequest(job_id=job_id))).errors)
+
+    async def workers(self) -> list[pb.WorkerInfo]:
+        """The workers heard of lately, for administrators."""
+        return list((await self._call(self._stub.ListWorkers, pb.ListWorkersRequest())).workers)
 
     async def queue(self) -> pb.GetQueueResponse:
         """What runs and what waits."""

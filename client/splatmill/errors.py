@@ -26,6 +26,10 @@ class Reason(StrEnum):
     IMAGE_TOO_LARGE = "IMAGE_TOO_LARGE"
     IMAGE_HASH_MISMATCH = "IMAGE_HASH_MISMATCH"
     BAD_OFFSET = "BAD_OFFSET"
+    # Not for this caller.
+    UNAUTHENTICATED = "UNAUTHENTICATED"
+    PERMISSION_DENIED = "PERMISSION_DENIED"
+    QUOTA_EXCEEDED = "QUOTA_EXCEEDED"
     # Not there, or not now.
     JOB_NOT_FOUND = "JOB_NOT_FOUND"
     SCENE_NOT_FOUND = "SCENE_NOT_FOUND"
@@ -51,6 +55,9 @@ class Reason(StrEnum):
 
 
 _CODE_BY_REASON = {
+    Reason.UNAUTHENTICATED: grpc.StatusCode.UNAUTHENTICATED,
+    Reason.PERMISSION_DENIED: grpc.StatusCode.PERMISSION_DENIED,
+    Reason.QUOTA_EXCEEDED: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Reason.JOB_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
     Reason.SCENE_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
     Reason.ARTIFACT_NOT_FOUND: grpc.StatusCode.NOT_FOUND,

@@ -98,9 +98,14 @@ async def _abort(error: Exception, context: grpc.aio.ServicerContext[Any, Any], 
 
 
 class Server:
-    """A gRPC server with health and reflection."""
+    """A gRPC server with health and reflection.
 
-    def __init__(self) -> None:
+    Args:
+        credentials: For TLS; None for a plain port.
+    """
+
+    def __init__(self, credentials: grpc.ServerCredentials | None = None) -> None:
+        self._credentials = credentials
         self.grpc = grpc.aio.server(interceptors=[ErrorInterceptor()], options=OPTIONS)
         self._health = health.aio.HealthServicer()
         self._names: list[str] = []
@@ -125,7 +130,10 @@ class Server:
         health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
         reflection.enable_server_reflection([*self._names, health_name, reflection.SERVICE_NAME], self.grpc)
         try:
-            bound = self.grpc.add_insecure_port(f"{host}:{port}")
+            if self._credentials is None:
+                bound = self.grpc.add_insecure_port(f"{host}:{port}")
+            else:
+                bound = self.grpc.add_secure_port(f"{host}:{port}", self._credentials)
         except RuntimeError as error:
             raise SplatmillError(
                 Reason.INVALID_REQUEST,

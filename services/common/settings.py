@@ -28,6 +28,18 @@ class ServiceSettings(BaseSettings):
     """Address that gRPC ports are opened on."""
     registry_address: str = "localhost:50051"
     """Where the registry's gRPC port is."""
+    worker_token: str = ""
+    """What workers show to the registry, and callers to a stage's own RPC; empty for nothing."""
+    tls_cert: Path | None = None
+    """This service's certificate, PEM: its gRPC port speaks TLS, and it shows it as a client."""
+    tls_key: Path | None = None
+    """The certificate's private key, PEM."""
+    tls_ca: Path | None = None
+    """Authorities that vouch for the other services, PEM."""
+    tls_server_name: str = ""
+    """Name in the registry's certificate, where it is not that of its address."""
+    tls_require_client_cert: bool = False
+    """Whether callers of the gRPC port must show a certificate of ``tls_ca`` (mutual TLS)."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """DEBUG, INFO, WARNING or ERROR."""
     log_format: Literal["text", "json"] = "text"

@@ -18,6 +18,7 @@ from services.common.settings import ServiceSettings
 from services.common.stage import StageContext, StageResult
 from services.common.stage_spec import StageServiceSpec
 from services.common.store import LocalStore
+from services.common.worker_token import check_worker_token
 from splatmill.errors import Reason, SplatmillError
 from splatmill.v1 import progress_pb2
 
@@ -37,6 +38,7 @@ class StageServicer:
         setattr(self, spec.method, self._run)
 
     async def _run(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        check_worker_token(context, self._settings.worker_token)
         options = option_codec.from_proto(request.options, self._spec.options)
         input_dir, output_dir = self._folders(request.input_dir, request.output_dir)
         if self._busy.locked():

@@ -15,6 +15,7 @@ from services.common.settings import ServiceSettings, load_settings
 from services.common.stage_rpc import StageServicer
 from services.common.stage_spec import StageServiceSpec
 from services.common.store import LocalStore
+from services.common.tls import server_credentials
 from services.common.worker import Worker
 from splatmill.errors import SplatmillError
 
@@ -43,7 +44,7 @@ async def serve(spec: StageServiceSpec, settings: ServiceSettings) -> None:
     """
     store = LocalStore(settings.data_dir)
     busy = asyncio.Lock()
-    server = Server()
+    server = Server(server_credentials(settings))
     servicer = StageServicer(spec, settings, store, busy)
     server.add(spec.service_name, lambda grpc_server: spec.register(servicer, grpc_server))
     port = await server.start(settings.grpc_host, getattr(settings, spec.port_setting))

@@ -37,3 +37,5 @@ class StageServiceSpec:
     """Response message of that RPC."""
     register: Callable[[Any, Any], None]
     """The generated ``add_..._to_server``."""
+    device: Callable[[Any], str] = lambda _settings: "cpu"
+    """Names what it computes on, for estimates and quotas: ``cpu``, or the GPU's name."""

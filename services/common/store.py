@@ -61,6 +61,10 @@ class ArtifactStore(Protocol):
         """Files below a prefix: paths relative to it, and sizes; sorted."""
         ...
 
+    def folders(self, prefix: str) -> dict[str, float]:
+        """Folders directly below a prefix, and when each was last changed, in seconds since the epoch."""
+        ...
+
     def move(self, source: str, target: str) -> None:
         """Renames a file, replacing what was there."""
         ...
@@ -167,6 +171,16 @@ class LocalStore:
                 if path.is_file() and not path.name.startswith(_PARTIAL):
                     found.append((path.relative_to(base).as_posix(), path.stat().st_size))
         return sorted(found)
+
+    def folders(self, prefix: str) -> dict[str, float]:
+        """See ArtifactStore."""
+        found: dict[str, float] = {}
+        with contextlib.suppress(FileNotFoundError):
+            for path in self.path(prefix).iterdir():
+                with contextlib.suppress(FileNotFoundError):
+                    if path.is_dir():
+                        found[path.name] = path.stat().st_mtime
+        return found
 
     def move(self, source: str, target: str) -> None:
         """See ArtifactStore."""

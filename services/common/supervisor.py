@@ -20,6 +20,8 @@ import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from splatmill._transport import Tls, open_channel
+
 STOP_SECONDS = 8.0
 START_SECONDS = 60.0
 MAX_BACKOFF_SECONDS = 30.0
@@ -243,7 +245,7 @@ def _die_with_parent() -> None:
 async def _healthy(service: Service) -> bool:
     if service.name == "gateway":
         return await asyncio.to_thread(_ready_over_http, service.port)
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{service.port}") as channel:
+    async with open_channel(f"127.0.0.1:{service.port}", (), Tls.from_environment()) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)
         try:
             answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=2)

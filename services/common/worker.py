@@ -30,7 +30,9 @@ from services.common.settings import ServiceSettings
 from services.common.stage import StageContext, StageResult
 from services.common.stage_spec import StageServiceSpec
 from services.common.store import ArtifactStore
+from services.common.tls import tls_of
 from splatmill._status import from_rpc_error
+from splatmill._transport import Authorized, open_channel
 from splatmill.errors import Reason, SplatmillError
 from splatmill.v1 import task_pb2, task_pb2_grpc
 
@@ -70,8 +72,11 @@ class Worker:
         self._store = store
         self._busy = busy
         self._id = f"{spec.name}-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"[-128:]
-        self._channel = grpc.aio.insecure_channel(settings.registry_address, options=_CHANNEL_OPTIONS)
-        self._tasks: task_pb2_grpc.TaskServiceAsyncStub = task_pb2_grpc.TaskServiceStub(self._channel)
+        self._device = spec.device(settings)
+        self._channel = open_channel(settings.registry_address, _CHANNEL_OPTIONS, tls_of(settings))
+        self._tasks: Any = Authorized(
+            task_pb2_grpc.TaskServiceStub(self._channel), lambda: settings.worker_token
+        )
 
     async def run(self) -> None:
         """Works until cancelled; a task at hand is then released at no cost of an attempt."""
@@ -101,7 +106,10 @@ class Worker:
 
     async def _lease(self) -> task_pb2.LeasedTask | None:
         request = task_pb2.LeaseTaskRequest(
-            worker_id=self._id, stages=[self._spec.stage], wait=Duration(seconds=LEASE_WAIT_SECONDS)
+            worker_id=self._id,
+            stages=[self._spec.stage],
+            wait=Duration(seconds=LEASE_WAIT_SECONDS),
+            device=self._device[:100],
         )
         try:
             answer = await self._tasks.LeaseTask(request, timeout=LEASE_WAIT_SECONDS + 10)

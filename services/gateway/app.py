@@ -8,11 +8,13 @@ import logging
 import grpc.aio
 from aiohttp import web
 
-from services.gateway import events, jobs, pages, scenes, upload
+from services.common.tls import tls_of
+from services.gateway import events, jobs, operations, pages, scenes, signin, upload
 from services.gateway.errors import error_middleware
 from services.gateway.keys import CHANNEL, REGISTRY, SETTINGS, STOPPING
 from services.gateway.registry_client import open_channel
 from services.gateway.settings import GatewaySettings
+from splatmill._transport import Authorized
 from splatmill.v1 import reconstruction_pb2 as pb
 from splatmill.v1 import reconstruction_pb2_grpc
 
@@ -21,7 +23,7 @@ log = logging.getLogger(__name__)
 
 def make_app(settings: GatewaySettings) -> web.Application:
     """Builds the application; it connects when it starts."""
-    app = web.Application(middlewares=[error_middleware])
+    app = web.Application(middlewares=[error_middleware, signin.middleware])
     app[SETTINGS] = settings
     app.on_startup.append(_start)
     app.on_shutdown.append(_stop_streams)
@@ -43,6 +45,13 @@ def make_app(settings: GatewaySettings) -> web.Application:
             web.post("/recon/jobs/{job_id}/cancel", jobs.cancel),
             web.post("/recon/jobs/{job_id}/retry", jobs.retry),
             web.delete("/recon/jobs/{job_id}", jobs.delete),
+            web.post("/recon/jobs/{job_id}/share", operations.share),
+            web.get("/recon/jobs/{job_id}/errors", operations.errors),
+            web.get("/recon/errors", operations.errors),
+            web.get("/recon/workers", operations.workers),
+            web.get("/signin", signin.page),
+            web.post("/recon/session", signin.sign_in),
+            web.delete("/recon/session", signin.sign_out),
             web.get("/recon/jobs/{job_id}/artifacts", scenes.job_artifacts),
             web.get("/recon/jobs/{job_id}/artifacts/{name:.+}", scenes.job_file),
             web.get("/recon/pub/{pub_key}", scenes.scene),
@@ -61,7 +70,7 @@ async def healthz(request: web.Request) -> web.Response:
 async def readyz(request: web.Request) -> web.Response:
     """GET /readyz: the registry answers."""
     try:
-        await request.app[REGISTRY].GetQueue(pb.GetQueueRequest(), timeout=2)
+        await request.app[REGISTRY].ListOptions(pb.ListOptionsRequest(), timeout=2)
     except grpc.aio.AioRpcError:
         return web.json_response({"status": "the registry does not answer"}, status=503)
     return web.json_response({"status": "ok"})
@@ -69,8 +78,9 @@ async def readyz(request: web.Request) -> web.Response:
 
 async def _start(app: web.Application) -> None:
     app[STOPPING] = asyncio.Event()
-    app[CHANNEL] = open_channel(app[SETTINGS].registry_address)
-    app[REGISTRY] = reconstruction_pb2_grpc.ReconstructionServiceStub(app[CHANNEL])
+    app[CHANNEL] = open_channel(app[SETTINGS].registry_address, tls_of(app[SETTINGS]))
+    stub = reconstruction_pb2_grpc.ReconstructionServiceStub(app[CHANNEL])
+    app[REGISTRY] = Authorized(stub, signin.TOKEN.get)
 
 
 async def _stop_streams(app: web.Application) -> None:

@@ -16,6 +16,8 @@ log = logging.getLogger(__name__)
 
 _STATUS_BY_CODE = {
     grpc.StatusCode.INVALID_ARGUMENT: 400,
+    grpc.StatusCode.UNAUTHENTICATED: 401,
+    grpc.StatusCode.PERMISSION_DENIED: 403,
     grpc.StatusCode.NOT_FOUND: 404,
     grpc.StatusCode.OUT_OF_RANGE: 416,
     grpc.StatusCode.FAILED_PRECONDITION: 409,

@@ -26,7 +26,7 @@ def base_url(request: web.Request) -> str:
 async def status(request: web.Request) -> web.Response:
     """GET /recon/jobs/{job_id}/status."""
     answer = await request.app[REGISTRY].GetJob(pb.GetJobRequest(job_id=request.match_info["job_id"]))
-    return _json(job_json(answer.job, base_url(request)))
+    return json_answer(job_json(answer.job, base_url(request)))
 
 
 async def list_jobs(request: web.Request) -> web.Response:
@@ -38,7 +38,7 @@ async def list_jobs(request: web.Request) -> web.Response:
     )
     answer = await request.app[REGISTRY].ListJobs(query)
     url = base_url(request)
-    return _json(
+    return json_answer(
         {"jobs": [job_json(job, url) for job in answer.jobs], "next_page_token": answer.next_page_token}
     )
 
@@ -47,13 +47,14 @@ async def queue(request: web.Request) -> web.Response:
     """GET /recon/queue."""
     answer = await request.app[REGISTRY].GetQueue(pb.GetQueueRequest())
     running = [
-        {"job_id": job.job_id, "created_at": time_json(job, "created_at")} for job in answer.running_jobs
+        {"job_id": job.job_id or None, "created_at": time_json(job, "created_at")}
+        for job in answer.running_jobs
     ]
     pending = [
-        {"job_id": job.job_id, "position": job.position, "created_at": time_json(job, "created_at")}
+        {"job_id": job.job_id or None, "position": job.position, "created_at": time_json(job, "created_at")}
         for job in answer.pending_jobs
     ]
-    return _json(
+    return json_answer(
         {
             "max_concurrent": answer.max_concurrent,
             "running_count": len(running),
@@ -67,12 +68,12 @@ async def queue(request: web.Request) -> web.Response:
 async def cancel(request: web.Request) -> web.Response:
     """POST /recon/jobs/{job_id}/cancel."""
     answer = await request.app[REGISTRY].CancelJob(pb.CancelJobRequest(job_id=request.match_info["job_id"]))
-    return _json(job_json(answer.job, base_url(request)))
+    return json_answer(job_json(answer.job, base_url(request)))
 
 
 async def retry(request: web.Request) -> web.Response:
     """POST /recon/jobs/{job_id}/retry, with an optional body {"from_stage": ..., "options": {...}}."""
-    body = await _body(request)
+    body = await json_body(request)
     name = body.get("from_stage")
     if name is not None and name not in _STAGE_BY_NAME:
         raise SplatmillError(
@@ -99,7 +100,7 @@ async def retry(request: web.Request) -> web.Response:
         options=parse_form(texts),
     )
     answer = await request.app[REGISTRY].RetryJob(call)
-    return _json(job_json(answer.job, base_url(request)))
+    return json_answer(job_json(answer.job, base_url(request)))
 
 
 async def delete(request: web.Request) -> web.Response:
@@ -118,7 +119,7 @@ async def options(request: web.Request) -> web.Response:
         )
         found.append(entry | {"stage": STAGE_NAME[option.stage]})
     limits = answer.limits
-    return _json(
+    return json_answer(
         {
             "options": found,
             "limits": {
@@ -130,7 +131,8 @@ async def options(request: web.Request) -> web.Response:
     )
 
 
-async def _body(request: web.Request) -> dict[str, Any]:
+async def json_body(request: web.Request) -> dict[str, Any]:
+    """The request's JSON object; an empty one for an empty body."""
     text = await request.text()
     try:
         body = json.loads(text) if text.strip() else {}
@@ -168,5 +170,6 @@ def _integer(text: str, field: str) -> int:
     return int(text)
 
 
-def _json(body: object) -> web.Response:
+def json_answer(body: object) -> web.Response:
+    """JSON that no cache keeps."""
     return web.json_response(body, headers={"Cache-Control": "no-store"})

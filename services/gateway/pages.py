@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import quote
 
 import grpc
 import grpc.aio
@@ -27,7 +28,7 @@ _NOT_BUILT = "The web pages are not built. Run `make web` and reload."
 
 async def upload_page(request: web.Request) -> web.StreamResponse:
     """GET /."""
-    return _page(request, "index.html")
+    return await _page_of(request, request.app[REGISTRY].GetQueue(pb.GetQueueRequest()), "index.html")
 
 
 async def job_page(request: web.Request) -> web.StreamResponse:
@@ -50,14 +51,17 @@ async def _page_of(
         await call
     except grpc.aio.AioRpcError as error:
         if error.code() is grpc.StatusCode.NOT_FOUND:
-            return _page(request, "notfound.html", status=404)
-        if error.code() is not grpc.StatusCode.UNAVAILABLE:
+            return page_of_file(request, "notfound.html", status=404)
+        if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+            raise web.HTTPSeeOther(f"/signin?next={quote(request.path)}") from None
+        if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.PERMISSION_DENIED):
             raise
         # The page itself says that the service is away, and tries again.
-    return _page(request, name)
+    return page_of_file(request, name)
 
 
-def _page(request: web.Request, name: str, status: int = 200) -> web.StreamResponse:
+def page_of_file(request: web.Request, name: str, status: int = 200) -> web.StreamResponse:
+    """A built page; 503 with a hint while there is none."""
     path = request.app[SETTINGS].web_dir / name
     if not path.is_file():
         return web.Response(status=503, text=_NOT_BUILT)

@@ -6,6 +6,9 @@ import json
 
 import grpc.aio
 
+from splatmill._transport import Tls
+from splatmill._transport import open_channel as _open
+
 # Calls that change nothing, or nothing when repeated, are tried again while the registry restarts.
 _RETRIED = (
     "GetUpload", "GetJob", "ListJobs", "GetQueue", "GetScene", "ListArtifacts", "ListOptions",
@@ -14,7 +17,7 @@ _RETRIED = (
 _SERVICE = "splatmill.v1.ReconstructionService"
 
 
-def open_channel(address: str) -> grpc.aio.Channel:
+def open_channel(address: str, tls: Tls) -> grpc.aio.Channel:
     """A channel that retries, balances over replicas and keeps itself alive."""
     policy = {
         "maxAttempts": 4,
@@ -34,4 +37,4 @@ def open_channel(address: str) -> grpc.aio.Channel:
         ("grpc.max_reconnect_backoff_ms", 2_000),
         ("grpc.initial_reconnect_backoff_ms", 200),
     ]
-    return grpc.aio.insecure_channel(address, options=options)
+    return _open(address, options, tls)

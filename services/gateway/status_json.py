@@ -48,6 +48,10 @@ def job_json(job: pb.Job, base_url: str) -> dict[str, Any]:
         "error": error,
         "error_message": f"{error['message']} {error['remedy']}".strip() if error is not None else None,
         "last_sequence": job.last_sequence,
+        "priority": job.priority,
+        "shared": job.shared,
+        "share_expires_at": time_json(job, "share_expires_at"),
+        "expected_seconds": round(job.expected_seconds, 1) if job.HasField("expected_seconds") else None,
     }
 
 

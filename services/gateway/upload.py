@@ -58,6 +58,7 @@ class _Form:
         self._job_id = ""
         self._fields: dict[str, str] = {}
         self._title = ""
+        self._priority: int | None = None
         self._names: set[str] = set()
 
     async def receive(self, reader: MultipartReader) -> pb.Job:
@@ -79,6 +80,8 @@ class _Form:
         created = await self._guarded(self._ending.result())
         self._job_id = created.job.job_id
         submit = pb.SubmitJobRequest(job_id=self._job_id, options=options, title=self._title)
+        if self._priority is not None:
+            submit.priority = self._priority
         submitted = await self._registry.SubmitJob(submit)
         self._job_id = ""
         job: pb.Job = submitted.job
@@ -105,6 +108,8 @@ class _Form:
         text = value.decode(errors="replace").strip()
         if name == "title":
             self._title = text
+        elif name == "priority" and text:
+            self._priority = _priority(text)
         elif text:
             parse_form({name: text})
             self._fields[name] = text
@@ -156,6 +161,16 @@ class _Form:
             name = f"{path.stem}_{number}{path.suffix}"
         self._names.add(name.casefold())
         return name
+
+
+def _priority(text: str) -> int:
+    digits = text.removeprefix("-")
+    if not digits.isdecimal() or len(digits) > 3:
+        raise SplatmillError(
+            Reason.INVALID_REQUEST, f"The priority {text[:20]!r} is no whole number from -100 to 100.",
+            "Leave it out.", field="priority",
+        )  # fmt: skip
+    return int(text)
 
 
 async def _parts(reader: MultipartReader) -> AsyncIterator[BodyPartReader]:

@@ -10,6 +10,7 @@ import time
 from services.common.grpc_server import Server
 from services.common.logging import set_up_logging
 from services.common.store import LocalStore
+from services.common.tls import server_credentials
 from services.registry.core import Registry
 from services.registry.database import Database
 from services.registry.reconstruction_servicer import ReconstructionServicer
@@ -35,7 +36,7 @@ async def start(settings: RegistrySettings, host: str, port: int) -> tuple[Serve
     await _upgrade(database)
     registry = Registry(settings, database, store)
     await registry.listen()
-    server = Server()
+    server = Server(server_credentials(settings))
     jobs, tasks = ReconstructionServicer(registry), TaskServicer(registry)
     server.add(
         "splatmill.v1.ReconstructionService",
@@ -64,6 +65,7 @@ async def serve(settings: RegistrySettings) -> None:
     """Runs until SIGTERM or SIGINT; long polls end first, so that stopping takes no wait."""
     server, registry, port = await start(settings, settings.grpc_host, settings.registry_port)
     log.info("serving on port %d, database %s", port, registry.database.engine.url.render_as_string())
+    await _say_who_may(registry, settings)
     sweeper = asyncio.create_task(registry.sweep_forever())
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -74,6 +76,17 @@ async def serve(settings: RegistrySettings) -> None:
     await server.stop(grace=2.0)
     registry.close()
     log.info("stopped")
+
+
+async def _say_who_may(registry: Registry, settings: RegistrySettings) -> None:
+    """An operator shall know when a door is open."""
+    if not await registry.access.is_closed():
+        log.warning("no API key has been made: everyone who reaches this port may do everything")
+    elif not settings.worker_token and not settings.tls_require_client_cert:
+        log.warning(
+            "callers need API keys, but anyone may lease tasks: set SPLATMILL_WORKER_TOKEN, "
+            "or SPLATMILL_TLS_REQUIRE_CLIENT_CERT"
+        )
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 from sqlmodel import Session, col, delete, select
 
 from services.common.store import ArtifactStore
-from services.registry.models import Artifact, Image, Job, Task
+from services.registry.models import Artifact, Image, Job, Kind, Task
 from splatmill.errors import Reason, SplatmillError
 from splatmill.v1 import progress_pb2, task_pb2
 from splatmill.v1 import reconstruction_pb2 as pb
@@ -155,9 +155,10 @@ def public_artifacts(session: Session, job: Job) -> list[pb.Artifact]:
 def all_artifacts(session: Session, store: ArtifactStore, job: Job) -> list[pb.Artifact]:
     """Every file of a job, by name."""
     rows = session.exec(select(Artifact).where(Artifact.job_id == job.job_id)).all()
-    images = session.exec(select(Image).where(Image.job_id == job.job_id)).all()
     found = [_described(row.name, row) for row in rows]
-    found += [_described_image(image) for image in images]
+    if not job.expired & Kind.PHOTOS:
+        images = session.exec(select(Image).where(Image.job_id == job.job_id)).all()
+        found += [_described_image(image) for image in images]
     found += [live for name in _LIVE if (live := _live_artifact(store, job, name)) is not None]
     return sorted(found, key=lambda artifact: artifact.name)
 
@@ -174,8 +175,10 @@ def find(
     row = session.get(Artifact, (job.job_id, real))
     if row is not None:
         return _described(name, row)
+    if job.expired & Kind.PHOTOS or not name.startswith("upload/images/"):
+        return None
     image = session.get(Image, (job.job_id, name.removeprefix("upload/images/")))
-    return _described_image(image) if image is not None and name.startswith("upload/images/") else None
+    return _described_image(image) if image is not None else None
 
 
 def stored_name(session: Session, job: Job, name: str) -> str:

@@ -15,7 +15,10 @@ from sqlmodel import Session, col, select
 
 from services.common.store import ArtifactStore
 from services.registry import artifacts, events, jobs, leases
+from services.registry.access import Access
+from services.registry.caretaker import Caretaker
 from services.registry.database import Database
+from services.registry.keys import EVERYONE, Caller
 from services.registry.listener import Listener
 from services.registry.lookups import ENDED, job_by_id
 from services.registry.models import Job
@@ -23,8 +26,8 @@ from services.registry.notify import TASKS, Notifier
 from services.registry.settings import RegistrySettings
 from services.registry.uploads import Upload
 from splatmill.errors import Reason, SplatmillError
-from splatmill.v1 import options_pb2, task_pb2
 from splatmill.v1 import reconstruction_pb2 as pb
+from splatmill.v1 import task_pb2
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +54,8 @@ class Registry:
         self.store = store
         self.news = Notifier(hears_all=not database.is_shared)
         database.on_news = self.news.notify
+        self.access = Access(self.transact, settings.worker_token)
+        self.caretaker = Caretaker(settings, self.transact, store)
         self._listener: Listener | None = None
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="registry")
         self._cleanup: dict[str, float] = {}
@@ -70,20 +75,18 @@ class Registry:
         """Runs work in one transaction."""
         return await self.in_thread(self.database.run, work)
 
-    async def begin_upload(self, spec: pb.JobSpec) -> tuple[Job, bool]:
+    async def begin_upload(self, spec: pb.JobSpec, caller: Caller = EVERYONE) -> tuple[Job, bool]:
         """Makes the job of an upload."""
-        return await self.transact(lambda session: jobs.create(session, spec))
+        return await self.transact(lambda session: jobs.create(session, spec, caller))
 
     async def open_upload(self, job_id: str) -> Upload:
         """A receiver of photos."""
         return await self.in_thread(Upload, self.database, self.store, self.settings, job_id)
 
-    async def submit(
-        self, job_id: str, options: options_pb2.JobOptions | None = None, title: str = ""
-    ) -> Job:
+    async def submit(self, request: pb.SubmitJobRequest, caller: Caller = EVERYONE) -> Job:
         """Queues an uploaded job."""
-        job = await self.transact(lambda session: jobs.submit(session, self.settings, job_id, options, title))
-        await self.in_thread(self.store.delete_prefix, artifacts.incoming_prefix(job_id))
+        job = await self.transact(lambda session: jobs.submit(session, self.settings, request, caller))
+        await self.in_thread(self.store.delete_prefix, artifacts.incoming_prefix(job.job_id))
         return job
 
     async def cancel(self, job_id: str) -> Job:
@@ -108,7 +111,7 @@ class Registry:
         stages = [int(stage) for stage in request.stages]
 
         def attempt(session: Session) -> tuple[task_pb2.LeasedTask | None, float | None]:
-            leased = leases.lease(session, self.settings, request.worker_id, stages)
+            leased = leases.lease(session, self.settings, request.worker_id, stages, request.device)
             return leased, None if leased is not None else leases.next_due(session, stages)
 
         with self.news.subscribe(TASKS) as news:
@@ -187,6 +190,7 @@ class Registry:
         while True:
             try:
                 await self._sweep()
+                await self.caretaker.look_after()
             except SplatmillError as error:
                 log.warning("sweeping has to wait: %s", error)
             except Exception:

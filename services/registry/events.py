@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from sqlmodel import Session, col, select
+from sqlmodel import Session, col, delete, select
 
 from services.registry.lookups import ENDED
 from services.registry.models import Event, Job, LogLine, Task
@@ -47,6 +47,7 @@ def set_job_state(
     job.state = state
     if state in ENDED:  # there is room for another
         announce(session, TASKS)
+        trim_log(session, job.job_id)
     record(session, job, job_state_changed=change)
 
 
@@ -79,6 +80,13 @@ def add_log_lines(session: Session, job_id: str, lines: list[str]) -> None:
     session.add_all(
         LogLine(job_id=job_id, text=line.replace("\0", "\N{REPLACEMENT CHARACTER}")) for line in lines
     )
+
+
+def trim_log(session: Session, job_id: str, keep: int = LOG_TAIL) -> None:
+    """Removes all but the last lines: the whole log is a file."""
+    session.flush()
+    kept = select(LogLine.id).where(LogLine.job_id == job_id).order_by(col(LogLine.id).desc()).limit(keep)
+    session.exec(delete(LogLine).where(col(LogLine.job_id) == job_id, col(LogLine.id).not_in(kept)))
 
 
 def log_tail(session: Session, job_id: str) -> list[str]:

@@ -16,9 +16,9 @@ from sqlmodel import Session, col, select
 from sqlmodel.sql.expression import Select
 
 from services.common.store import ArtifactStore
-from services.registry import artifacts, events
+from services.registry import artifacts, events, history, quotas, workers
 from services.registry.lookups import ENDED, job_by_id, lock_line, tasks_of
-from services.registry.models import Image, Job, Task
+from services.registry.models import ErrorLog, Image, Job, Line, Task
 from services.registry.settings import RegistrySettings
 from splatmill._status import error_detail
 from splatmill.errors import Reason, SplatmillError
@@ -28,8 +28,12 @@ from splatmill.v1 import reconstruction_pb2 as pb
 _QUEUE_EVENTS = 100  # waiting jobs that are told of their place; the rest see it when they ask
 
 
+# Who waits: the higher priority, then the earlier round, then who came first.
+LINE_ORDER = (col(Job.priority).desc(), col(Job.turn), col(Job.queue_number))
+
+
 def lease(
-    session: Session, settings: RegistrySettings, worker_id: str, stages: Sequence[int]
+    session: Session, settings: RegistrySettings, worker_id: str, stages: Sequence[int], device: str = ""
 ) -> task_pb2.LeasedTask | None:
     """Gives the next task of one of the stages to a worker, or None.
 
@@ -37,6 +41,8 @@ def lease(
     starts only when it is the first and there is room.
     """
     now = time.time()
+    line: Line | None = None
+    workers.note(session, worker_id, stages, device)
     running = _due(stages, now).where(Job.state == pb.JOB_STATE_PROCESSING)
     row = session.exec(running.with_for_update(skip_locked=True)).first()
     if row is None:
@@ -44,14 +50,18 @@ def lease(
         if session.exec(waiting).first() is None or not _has_room(session, settings):
             return None
         # Counting running jobs and starting one must not happen twice at once on any replica.
-        lock_line(session)
+        line = lock_line(session)
         if not _has_room(session, settings):
             return None
         row = session.exec(waiting.with_for_update().execution_options(populate_existing=True)).first()
     if row is None:
         return None
     task, job = row
-    _begin(session, settings, task, job, worker_id, now)
+    if line is not None:
+        line.turn = max(line.turn, job.turn)
+        session.add(line)
+    task.worker_id, task.device = worker_id, device
+    _begin(session, settings, task, job, now)
     return _leased(session, settings, task, job)
 
 
@@ -61,7 +71,7 @@ def _due(stages: Sequence[int], now: float) -> Select[Task, Job]:
         select(Task, Job)
         .join(Job, col(Job.job_id) == col(Task.job_id))
         .where(Task.state == pb.TASK_STATE_QUEUED, col(Task.stage).in_(stages), Task.not_before <= now)
-        .order_by(col(Job.queue_number))
+        .order_by(*LINE_ORDER)
         .limit(1)
     )
 
@@ -83,12 +93,9 @@ def count_running(session: Session) -> int:
     return session.exec(select(func.count()).where(Job.state == pb.JOB_STATE_PROCESSING)).one()
 
 
-def _begin(
-    session: Session, settings: RegistrySettings, task: Task, job: Job, worker_id: str, now: float
-) -> None:
+def _begin(session: Session, settings: RegistrySettings, task: Task, job: Job, now: float) -> None:
     task.attempt += 1
     task.starts += 1
-    task.worker_id = worker_id
     task.lease_token = f"{task.id}-{task.starts}-{secrets.token_hex(16)}"
     task.lease_expires_at = now + settings.lease_seconds
     task.started_at, task.finished_at, task.progress = now, None, None
@@ -173,6 +180,8 @@ def complete(session: Session, store: ArtifactStore, request: task_pb2.CompleteT
     artifacts.publish(session, store, job, task, request.files)
     task.result = request.result.SerializeToString()
     task.finished_at = time.time()
+    quotas.charge(session, job, task)
+    history.record(session, job, task)
     events.set_task_state(session, job, task, pb.TASK_STATE_SUCCEEDED)
     for following in tasks_of(session, job.job_id):
         if following.stage == task.stage + 1:
@@ -187,6 +196,7 @@ def release(session: Session, token: str) -> Job:
     """Takes a task back unfinished; the attempt does not count."""
     task, job = held(session, token)
     if task.state == pb.TASK_STATE_LEASED:
+        quotas.charge(session, job, task)
         task.attempt -= 1
         task.lease_token = task.lease_expires_at = None
         events.set_task_state(session, job, task, pb.TASK_STATE_QUEUED)
@@ -230,6 +240,11 @@ def _fail_attempt(
     session: Session, settings: RegistrySettings, task: Task, job: Job, error: progress_pb2.ErrorDetail
 ) -> bool:
     now = time.time()
+    quotas.charge(session, job, task)
+    session.add(ErrorLog(
+        job_id=job.job_id, stage=task.stage, attempt=task.attempt, worker_id=task.worker_id,
+        created_at=now, error=error.SerializeToString(),
+    ))  # fmt: skip
     task.lease_token = task.lease_expires_at = None
     again = error.retryable and task.attempt < settings.max_attempts
     events.add_log_lines(
@@ -248,12 +263,7 @@ def _fail_attempt(
 
 def tell_queue(session: Session) -> None:
     """Tells the first waiting jobs where they stand now; the line must be locked."""
-    query = (
-        select(Job)
-        .where(Job.state == pb.JOB_STATE_PENDING)
-        .order_by(col(Job.queue_number))
-        .limit(_QUEUE_EVENTS)
-    )
+    query = select(Job).where(Job.state == pb.JOB_STATE_PENDING).order_by(*LINE_ORDER).limit(_QUEUE_EVENTS)
     query = query.with_for_update()
     for position, job in enumerate(session.exec(query).all(), start=1):
         events.record(session, job, queue_position_changed=pb.QueuePositionChanged(position=position))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
+
 from sqlmodel import Session, col, select
 
+from services.registry.keys import EVERYONE, Caller
 from services.registry.models import Job, Line, Task
 from splatmill.errors import Reason, SplatmillError
 from splatmill.v1 import reconstruction_pb2 as pb
@@ -11,14 +14,14 @@ from splatmill.v1 import reconstruction_pb2 as pb
 ENDED = (pb.JOB_STATE_COMPLETED, pb.JOB_STATE_FAILED, pb.JOB_STATE_CANCELLED)
 
 
-def job_by_id(session: Session, job_id: str, lock: bool = False) -> Job:
+def job_by_id(session: Session, job_id: str, lock: bool = False, caller: Caller = EVERYONE) -> Job:
     """A job; ``lock`` holds its row until the transaction ends.
 
     Raises:
-        SplatmillError: JOB_NOT_FOUND.
+        SplatmillError: JOB_NOT_FOUND, also for a caller who may not know of it.
     """
     job = session.get(Job, job_id[:64], with_for_update=lock or None)
-    if job is None:
+    if job is None or not (caller.sees_all or job.owner == caller.key_id):
         raise SplatmillError(
             Reason.JOB_NOT_FOUND,
             f"There is no job {job_id[:64]!r}.",
@@ -43,13 +46,18 @@ def job_by_key(session: Session, pub_key: str) -> Job:
         SplatmillError: SCENE_NOT_FOUND.
     """
     job = session.exec(select(Job).where(Job.pub_key == pub_key[:64])).first()
-    if job is None:
+    if job is None or not is_shared(job):
         raise SplatmillError(
             Reason.SCENE_NOT_FOUND,
             "There is no scene behind this link.",
-            "Check the link; deleted scenes are gone for good.",
+            "Check the link; it may have ended, or the scene may have been deleted.",
         )
     return job
+
+
+def is_shared(job: Job) -> bool:
+    """Whether its share key opens the scene now."""
+    return job.shared and (job.share_expires_at is None or job.share_expires_at > time.time())
 
 
 def tasks_of(session: Session, job_id: str) -> list[Task]:

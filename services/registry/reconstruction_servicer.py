@@ -9,10 +9,12 @@ from typing import Any
 from sqlmodel import Session, select
 
 from services.common import option_codec
-from services.registry import artifacts, jobs, views
+from services.registry import artifacts, failures, jobs, views, workers
 from services.registry.core import Registry
+from services.registry.history import Estimator
+from services.registry.keys import EVERYONE, Caller, Scope
 from services.registry.lookups import job_by_id, job_by_key
-from services.registry.models import Image, Job
+from services.registry.models import Image
 from services.registry.uploads import Upload
 from splatmill.errors import Reason, SplatmillError
 from splatmill.v1 import reconstruction_pb2 as pb
@@ -32,15 +34,16 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
         self, request_iterator: AsyncIterator[pb.CreateJobRequest], context: Any
     ) -> pb.CreateJobResponse:
         """See the proto."""
+        caller = await self._caller(context, Scope.SUBMIT)
         first = await anext(aiter(request_iterator), None)
         if first is None or first.WhichOneof("payload") != "spec":
             raise _protocol_error("The first message of CreateJob must be the spec.")
-        job, new = await self._registry.begin_upload(first.spec)
+        job, new = await self._registry.begin_upload(first.spec, caller)
         if job.state == pb.JOB_STATE_UPLOADING:
             try:
                 await self._receive(job.job_id, request_iterator)
                 if not job.hold:
-                    await self._registry.submit(job.job_id)
+                    await self._registry.submit(pb.SubmitJobRequest(job_id=job.job_id), caller)
             except BaseException:
                 if new and not job.resumable:
                     await asyncio.shield(self._registry.remove(job.job_id))
@@ -51,10 +54,11 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
         self, request_iterator: AsyncIterator[pb.UploadImagesRequest], context: Any
     ) -> pb.UploadImagesResponse:
         """See the proto."""
+        caller = await self._caller(context, Scope.SUBMIT)
         first = await anext(aiter(request_iterator), None)
         if first is None or first.WhichOneof("payload") != "job_id":
             raise _protocol_error("The first message of UploadImages must be the job_id.")
-        job = await self._registry.transact(lambda session: job_by_id(session, first.job_id))
+        job = await self._registry.transact(lambda s: job_by_id(s, first.job_id, caller=caller))
         if job.state != pb.JOB_STATE_UPLOADING:
             raise SplatmillError(
                 Reason.JOB_STATE_CONFLICT,
@@ -88,16 +92,17 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
 
     async def GetUpload(self, request: pb.GetUploadRequest, context: Any) -> pb.GetUploadResponse:
         """See the proto."""
+        caller = await self._caller(context, Scope.READ)
 
         def find(session: Session) -> pb.GetUploadResponse:
             if request.WhichOneof("key") == "request_id":
-                job = session.exec(select(Job).where(Job.request_id == request.request_id[:64])).first()
+                job = jobs.by_request_id(session, request.request_id, caller)
                 if job is None:
                     raise SplatmillError(
                         Reason.JOB_NOT_FOUND, "No upload has that request_id.", "Begin a new one."
                     )
             else:
-                job = job_by_id(session, request.job_id)
+                job = job_by_id(session, request.job_id, caller=caller)
             return pb.GetUploadResponse(
                 job=views.job_message(session, job), images=_images(session, job.job_id)
             )
@@ -106,25 +111,30 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
 
     async def SubmitJob(self, request: pb.SubmitJobRequest, context: Any) -> pb.SubmitJobResponse:
         """See the proto."""
-        await self._registry.submit(request.job_id, request.options, request.title)
+        caller = await self._check(context, Scope.SUBMIT, request.job_id)
+        await self._registry.submit(request, caller)
         return pb.SubmitJobResponse(job=await self._job(request.job_id))
 
     async def GetJob(self, request: pb.GetJobRequest, context: Any) -> pb.GetJobResponse:
         """See the proto."""
-        return pb.GetJobResponse(job=await self._job(request.job_id))
+        caller = await self._caller(context, Scope.READ)
+        return pb.GetJobResponse(job=await self._job(request.job_id, caller))
 
     async def ListJobs(self, request: pb.ListJobsRequest, context: Any) -> pb.ListJobsResponse:
         """See the proto."""
+        caller = await self._caller(context, Scope.READ)
 
         def find(session: Session) -> pb.ListJobsResponse:
-            found, token = jobs.page(session, request.states, request.page_size, request.page_token)
-            messages = [views.job_message(session, job, with_log=False) for job in found]
+            found, token = jobs.page(session, request.states, request.page_size, request.page_token, caller)
+            estimator = Estimator(session)
+            messages = [views.job_message(session, job, False, estimator) for job in found]
             return pb.ListJobsResponse(jobs=messages, next_page_token=token)
 
         return await self._registry.transact(find)
 
     async def WatchJob(self, request: pb.WatchJobRequest, context: Any) -> AsyncIterator[pb.WatchJobResponse]:
         """See the proto."""
+        await self._check(context, Scope.READ, request.job_id)
         async for event in self._registry.watch(request.job_id, request.after_sequence):
             yield pb.WatchJobResponse(event=event)
         if self._registry.news.closed:
@@ -134,23 +144,47 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
 
     async def CancelJob(self, request: pb.CancelJobRequest, context: Any) -> pb.CancelJobResponse:
         """See the proto."""
+        await self._check(context, Scope.SUBMIT, request.job_id)
         await self._registry.cancel(request.job_id)
         return pb.CancelJobResponse(job=await self._job(request.job_id))
 
     async def RetryJob(self, request: pb.RetryJobRequest, context: Any) -> pb.RetryJobResponse:
         """See the proto."""
+        await self._check(context, Scope.SUBMIT, request.job_id)
         await self._registry.retry(request)
         return pb.RetryJobResponse(job=await self._job(request.job_id))
 
     async def DeleteJob(self, request: pb.DeleteJobRequest, context: Any) -> pb.DeleteJobResponse:
         """See the proto."""
+        await self._check(context, Scope.SUBMIT, request.job_id)
         await self._registry.remove(request.job_id)
         return pb.DeleteJobResponse()
 
+    async def UpdateShare(self, request: pb.UpdateShareRequest, context: Any) -> pb.UpdateShareResponse:
+        """See the proto."""
+        await self._check(context, Scope.SUBMIT, request.job_id)
+        await self._registry.transact(lambda session: jobs.update_share(session, request))
+        return pb.UpdateShareResponse(job=await self._job(request.job_id))
+
+    async def ListErrors(self, request: pb.ListErrorsRequest, context: Any) -> pb.ListErrorsResponse:
+        """See the proto."""
+        if request.job_id:
+            await self._check(context, Scope.READ, request.job_id)
+        else:
+            await self._caller(context, Scope.ADMIN)
+        found = await self._registry.transact(lambda s: failures.listed(s, request.job_id, request.limit))
+        return pb.ListErrorsResponse(errors=found)
+
+    async def ListWorkers(self, request: pb.ListWorkersRequest, context: Any) -> pb.ListWorkersResponse:
+        """See the proto."""
+        await self._caller(context, Scope.ADMIN)
+        return pb.ListWorkersResponse(workers=await self._registry.transact(workers.listed))
+
     async def GetQueue(self, request: pb.GetQueueRequest, context: Any) -> pb.GetQueueResponse:
         """See the proto."""
+        caller = await self._caller(context, Scope.READ)
         limit = self._registry.settings.max_concurrent_jobs
-        return await self._registry.transact(lambda session: views.queue_message(session, limit))
+        return await self._registry.transact(lambda session: views.queue_message(session, limit, caller))
 
     async def GetScene(self, request: pb.GetSceneRequest, context: Any) -> pb.GetSceneResponse:
         """See the proto."""
@@ -164,11 +198,13 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
 
     async def ListArtifacts(self, request: pb.ListArtifactsRequest, context: Any) -> pb.ListArtifactsResponse:
         """See the proto."""
+        caller = await self._caller_of_key(context, request)
 
         def find(session: Session) -> list[pb.Artifact]:
             if request.WhichOneof("key") == "pub_key":
                 return artifacts.public_artifacts(session, job_by_key(session, request.pub_key))
-            return artifacts.all_artifacts(session, self._registry.store, job_by_id(session, request.job_id))
+            job = job_by_id(session, request.job_id, caller=caller)
+            return artifacts.all_artifacts(session, self._registry.store, job)
 
         return pb.ListArtifactsResponse(artifacts=await self._registry.transact(find))
 
@@ -176,7 +212,8 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
         self, request: pb.DownloadArtifactRequest, context: Any
     ) -> AsyncIterator[pb.DownloadArtifactResponse]:
         """See the proto."""
-        artifact, key = await self._registry.transact(self._finder(request))
+        caller = await self._caller_of_key(context, request)
+        artifact, key = await self._registry.transact(self._finder(request, caller))
         if not 0 <= request.offset <= artifact.size_bytes or request.length < 0:
             raise SplatmillError(
                 Reason.BAD_OFFSET,
@@ -189,10 +226,15 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
         while (piece := await self._registry.in_thread(next, pieces, None)) is not None:
             yield pb.DownloadArtifactResponse(data=piece)
 
-    def _finder(self, request: pb.DownloadArtifactRequest) -> Callable[[Session], tuple[pb.Artifact, str]]:
+    def _finder(
+        self, request: pb.DownloadArtifactRequest, caller: Caller
+    ) -> Callable[[Session], tuple[pb.Artifact, str]]:
         def find(session: Session) -> tuple[pb.Artifact, str]:
             public = request.WhichOneof("key") == "pub_key"
-            job = job_by_key(session, request.pub_key) if public else job_by_id(session, request.job_id)
+            if public:
+                job = job_by_key(session, request.pub_key)
+            else:
+                job = job_by_id(session, request.job_id, caller=caller)
             artifact = artifacts.find(session, job, request.name, public, self._registry.store)
             if artifact is None:
                 raise SplatmillError(
@@ -214,10 +256,25 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
         )
         return pb.ListOptionsResponse(options=option_codec.describe(), limits=limits)
 
-    async def _job(self, job_id: str) -> pb.Job:
+    async def _job(self, job_id: str, caller: Caller = EVERYONE) -> pb.Job:
         return await self._registry.transact(
-            lambda session: views.job_message(session, job_by_id(session, job_id))
+            lambda session: views.job_message(session, job_by_id(session, job_id, caller=caller))
         )
+
+    async def _caller(self, context: Any, scope: Scope) -> Caller:
+        return await self._registry.access.caller(context, scope)
+
+    async def _check(self, context: Any, scope: Scope, job_id: str) -> Caller:
+        """Lets the caller do something with a job of his."""
+        caller = await self._caller(context, scope)
+        await self._registry.access.check_job(caller, job_id)
+        return caller
+
+    async def _caller_of_key(self, context: Any, request: Any) -> Caller:
+        """Who asks for files; behind a share key everyone may."""
+        if request.WhichOneof("key") == "pub_key":
+            return EVERYONE
+        return await self._caller(context, Scope.READ)
 
 
 def _images(session: Session, job_id: str) -> list[pb.StoredImage]:

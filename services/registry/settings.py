@@ -37,6 +37,19 @@ class RegistrySettings(ServiceSettings):
     upload_ttl_seconds: float = 24 * 3600
     """How long an unfinished resumable upload is kept."""
 
+    keep_free_bytes: int = 4 * 1024 * 1024 * 1024
+    """Below this room on the disk intermediate files go, those of the longest ended jobs first."""
+    retain_photos_days: float = Field(default=0.0, ge=0)
+    """How long photos are kept after a job's end; 0 for ever."""
+    retain_intermediates_days: float = Field(default=0.0, ge=0)
+    """The same for the COLMAP model, undistorted photos and checkpoints."""
+    retain_results_days: float = Field(default=0.0, ge=0)
+    """The same for the scene."""
+    retain_logs_days: float = Field(default=0.0, ge=0)
+    """The same for the log."""
+    orphan_ttl_seconds: float = Field(default=7 * 24 * 3600, ge=0)
+    """How long a job's folder that the database does not know of is left alone."""
+
     @property
     def resolved_database_url(self) -> str:
         """The URL in force."""

@@ -10,6 +10,7 @@ from splatmill.v1 import progress_pb2, task_pb2, task_pb2_grpc
 
 _MAX_WAIT_SECONDS = 60.0
 _MAX_WORKER_ID = 128
+_MAX_DEVICE = 100
 
 
 class TaskServicer(task_pb2_grpc.TaskServiceServicer):
@@ -20,6 +21,7 @@ class TaskServicer(task_pb2_grpc.TaskServiceServicer):
 
     async def LeaseTask(self, request: task_pb2.LeaseTaskRequest, context: Any) -> task_pb2.LeaseTaskResponse:
         """See the proto."""
+        self._registry.access.check_worker(context)
         known = set(progress_pb2.Stage.values()) - {progress_pb2.STAGE_UNSPECIFIED}
         if not request.stages or not set(request.stages) <= known:
             raise SplatmillError(
@@ -35,6 +37,11 @@ class TaskServicer(task_pb2_grpc.TaskServiceServicer):
                 f"At most {_MAX_WORKER_ID} characters.",
                 field="worker_id",
             )
+        if len(request.device) > _MAX_DEVICE:
+            raise SplatmillError(
+                Reason.INVALID_REQUEST, "The device's name is too long.",
+                f"At most {_MAX_DEVICE} characters.", field="device",
+            )  # fmt: skip
         wait = min(_MAX_WAIT_SECONDS, max(0.0, request.wait.seconds + request.wait.nanos * 1e-9))
         return task_pb2.LeaseTaskResponse(task=await self._registry.lease(request, wait))
 
@@ -42,22 +49,26 @@ class TaskServicer(task_pb2_grpc.TaskServiceServicer):
         self, request: task_pb2.HeartbeatTaskRequest, context: Any
     ) -> task_pb2.HeartbeatTaskResponse:
         """See the proto."""
+        self._registry.access.check_worker(context)
         return task_pb2.HeartbeatTaskResponse(cancelled=await self._registry.heartbeat(request))
 
     async def CompleteTask(
         self, request: task_pb2.CompleteTaskRequest, context: Any
     ) -> task_pb2.CompleteTaskResponse:
         """See the proto."""
+        self._registry.access.check_worker(context)
         await self._registry.complete(request)
         return task_pb2.CompleteTaskResponse()
 
     async def FailTask(self, request: task_pb2.FailTaskRequest, context: Any) -> task_pb2.FailTaskResponse:
         """See the proto."""
+        self._registry.access.check_worker(context)
         return task_pb2.FailTaskResponse(will_retry=await self._registry.fail(request))
 
     async def ReleaseTask(
         self, request: task_pb2.ReleaseTaskRequest, context: Any
     ) -> task_pb2.ReleaseTaskResponse:
         """See the proto."""
+        self._registry.access.check_worker(context)
         await self._registry.release(request.lease_token)
         return task_pb2.ReleaseTaskResponse()

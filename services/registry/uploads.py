@@ -10,7 +10,7 @@ from sqlalchemy import func
 from sqlmodel import select
 
 from services.common.store import ArtifactStore, ArtifactWriter
-from services.registry import artifacts
+from services.registry import artifacts, quotas
 from services.registry.database import Database
 from services.registry.lookups import job_by_id
 from services.registry.models import Image
@@ -148,6 +148,7 @@ class Upload:
                 raise SplatmillError(
                     Reason.TOO_MANY_IMAGES, f"A job takes at most {self._settings.max_images} photos."
                 )
+            quotas.check_room(session, job.owner, self._size - (known.size_bytes if known else 0))
             job.touched_at = time.time()
             session.add(job)
             session.merge(Image(

@@ -5,18 +5,23 @@ from __future__ import annotations
 from sqlalchemy import func
 from sqlmodel import Session, col, select
 
-from services.registry import events
-from services.registry.leases import count_running
-from services.registry.lookups import tasks_of
+from services.registry import events, history, workers
+from services.registry.history import Estimator
+from services.registry.keys import EVERYONE, Caller
+from services.registry.leases import LINE_ORDER, count_running
+from services.registry.lookups import is_shared, tasks_of
 from services.registry.models import Image, Job, Task
 from splatmill.v1 import options_pb2, progress_pb2
 from splatmill.v1 import reconstruction_pb2 as pb
 
+_LOOKED_AT = 50  # running jobs
 # Typical share of each stage in a job's time, for the fraction of the whole.
 _WEIGHT = {progress_pb2.STAGE_SFM: 0.35, progress_pb2.STAGE_TRAIN: 0.55, progress_pb2.STAGE_POSTPROC: 0.10}
 
 
-def job_message(session: Session, job: Job, with_log: bool = True) -> pb.Job:
+def job_message(
+    session: Session, job: Job, with_log: bool = True, estimator: Estimator | None = None
+) -> pb.Job:
     """A job as everyone sees it."""
     tasks = tasks_of(session, job.job_id)
     message = pb.Job(
@@ -29,10 +34,19 @@ def job_message(session: Session, job: Job, with_log: bool = True) -> pb.Job:
         queue_position=queue_position(session, job),
         tasks=[task_message(task) for task in tasks],
         last_sequence=job.last_sequence,
+        priority=job.priority,
+        shared=is_shared(job),
+        expected_seconds=job.expected_seconds,
     )
     for name in ("created_at", "submitted_at", "started_at", "finished_at"):
         _set_time(message, name, getattr(job, name))
+    if job.share_expires_at is not None:
+        message.share_expires_at.FromNanoseconds(int(job.share_expires_at * 1e9))
     _set_progress(message)
+    if job.state in (pb.JOB_STATE_PENDING, pb.JOB_STATE_PROCESSING):
+        seconds = _seconds_left(session, job, tasks, estimator or Estimator(session))
+        if seconds is not None:
+            message.eta_seconds = seconds
     if job.error is not None:
         message.error.CopyFrom(progress_pb2.ErrorDetail.FromString(job.error))
     if message.state == pb.JOB_STATE_COMPLETED:
@@ -63,23 +77,48 @@ def queue_position(session: Session, job: Job) -> int:
     """1 for the next job to start; 0 for one that does not wait."""
     if job.state != pb.JOB_STATE_PENDING:
         return 0
-    waiting = select(func.count()).where(
-        Job.state == pb.JOB_STATE_PENDING, col(Job.queue_number) <= job.queue_number
+    same = col(Job.priority) == job.priority
+    round_of = col(Job.turn)
+    before = (
+        (col(Job.priority) > job.priority)
+        | (same & (round_of < job.turn))
+        | (same & (round_of == job.turn) & (col(Job.queue_number) <= job.queue_number))
     )
-    return session.exec(waiting).one()
+    return session.exec(select(func.count()).where(Job.state == pb.JOB_STATE_PENDING, before)).one()
 
 
-def queue_message(session: Session, max_concurrent: int) -> pb.GetQueueResponse:
-    """What runs and what waits."""
+def _seconds_left(session: Session, job: Job, tasks: list[Task], estimator: Estimator) -> float | None:
+    """Time until a job is done, with the wait before it; None while something is unknown."""
+    own = estimator.remaining_seconds(history.workload(session, job), tasks)
+    if own is None or job.state != pb.JOB_STATE_PENDING:
+        return own
+    ahead = queue_position(session, job) - 1
+    mean = select(func.avg(Job.expected_seconds)).where(Job.state == pb.JOB_STATE_PENDING)
+    usual = session.exec(mean).one() or own
+    running = 0.0
+    at_work = session.exec(select(Job).where(Job.state == pb.JOB_STATE_PROCESSING).limit(_LOOKED_AT)).all()
+    for other in at_work:
+        load = history.workload(session, other)
+        running += estimator.remaining_seconds(load, tasks_of(session, other.job_id)) or usual
+    # As many lines as there are workers of the slowest stage.
+    lines = max(1, min(len(at_work), workers.live_count(session, progress_pb2.STAGE_TRAIN)))
+    return own + (running + ahead * usual) / lines
+
+
+def queue_message(session: Session, max_concurrent: int, caller: Caller = EVERYONE) -> pb.GetQueueResponse:
+    """What runs and what waits; of the jobs of others a caller sees that they are there."""
     answer = pb.GetQueueResponse(max_concurrent=max_concurrent)
     for state, jobs in (
         (pb.JOB_STATE_PROCESSING, answer.running_jobs),
         (pb.JOB_STATE_PENDING, answer.pending_jobs),
     ):
-        query = select(Job).where(Job.state == state).order_by(col(Job.queue_number))
-        for number, job in enumerate(session.exec(query).all(), start=1):
-            row = jobs.add(job_id=job.job_id, position=number if state == pb.JOB_STATE_PENDING else 0)
-            row.created_at.FromNanoseconds(int(job.created_at * 1e9))
+        query = select(Job.job_id, Job.owner, Job.created_at).where(Job.state == state).order_by(*LINE_ORDER)
+        for number, (job_id, owner, created_at) in enumerate(session.exec(query).all(), start=1):
+            known = caller.sees_all or owner == caller.key_id
+            row = jobs.add(job_id=job_id if known else "", position=number)
+            if state == pb.JOB_STATE_PROCESSING:
+                row.position = 0
+            row.created_at.FromNanoseconds(int(created_at * 1e9))
     return answer
 
 
@@ -95,21 +134,19 @@ def image_message(image: Image) -> pb.StoredImage:
 
 
 def _set_progress(message: pb.Job) -> None:
-    done, remaining = 0.0, 0.0
+    done = 0.0
     for task in message.tasks:
         if task.state == pb.TASK_STATE_SUCCEEDED:
             done += _WEIGHT[task.stage]
         elif task.state == pb.TASK_STATE_LEASED:
             done += _WEIGHT[task.stage] * task.progress.fraction
             if task.progress.HasField("eta_seconds"):
-                # Later stages are guessed from the present one by their usual share.
+                # Unless history knows better, later stages are guessed from the present one.
                 later = sum(_WEIGHT[t.stage] for t in message.tasks if t.stage > task.stage)
                 spent = (1 - task.progress.fraction) * _WEIGHT[task.stage]
                 ratio = task.progress.eta_seconds / spent if spent > 0.005 else 0.0
-                remaining = task.progress.eta_seconds + later * ratio
+                message.eta_seconds = task.progress.eta_seconds + later * ratio
     message.fraction = min(1.0, done)
-    if remaining > 0:
-        message.eta_seconds = remaining
 
 
 def _log_tail(session: Session, message: pb.Job) -> list[str]:

@@ -54,7 +54,7 @@ class Edge:
 async def edge(bench, tmp_path):  # noqa: F811
     pages = tmp_path / "dist"
     (pages / "assets").mkdir(parents=True)
-    for name in ("index", "job", "viewer", "notfound"):
+    for name in ("index", "job", "viewer", "notfound", "signin"):
         (pages / f"{name}.html").write_text(f"<title>{name}</title>")
     (pages / "assets" / "app-123.js").write_text("1")
     settings = GatewaySettings(registry_address=f"127.0.0.1:{bench.port}", web_dir=pages)

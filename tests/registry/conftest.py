@@ -18,6 +18,8 @@ from PIL import Image
 from services.registry.__main__ import start
 from services.registry.core import Registry
 from services.registry.settings import RegistrySettings
+from splatmill._status import from_rpc_error
+from splatmill.errors import Reason
 from splatmill.v1 import progress_pb2, task_pb2, task_pb2_grpc
 from splatmill.v1 import reconstruction_pb2 as pb
 from splatmill.v1 import reconstruction_pb2_grpc as rpc
@@ -101,6 +103,16 @@ class Bench:
     async def get(self, job_id: str) -> pb.Job:
         """The job now."""
         return (await self.jobs.GetJob(pb.GetJobRequest(job_id=job_id))).job
+
+
+@contextlib.contextmanager
+def refused(reason: Reason) -> Iterator[None]:
+    """Expects a call to be refused with a typed error."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        yield
+    error = from_rpc_error(caught.value)
+    assert error.reason is reason, error
+    assert error.message
 
 
 BOTH_DATABASES = pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)

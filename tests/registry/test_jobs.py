@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 
-import grpc.aio
 import pytest
 
-from splatmill._status import from_rpc_error
 from splatmill.errors import Reason
 from splatmill.v1 import options_pb2, progress_pb2, task_pb2
 from splatmill.v1 import reconstruction_pb2 as pb
-from tests.registry.conftest import BOTH_DATABASES, Bench
+from tests.registry.conftest import BOTH_DATABASES, Bench, refused
 
 pytestmark = BOTH_DATABASES
-
-
-@contextlib.contextmanager
-def refused(reason: Reason):
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        yield
-    error = from_rpc_error(caught.value)
-    assert error.reason is reason, error
-    assert error.message
 
 
 async def watch(bench: Bench, job_id: str, after: int = 0) -> list[pb.JobEvent]:

@@ -102,7 +102,9 @@ def test_an_old_file_is_taken_over_whole(tmp_path):
     assert all(before.values()), "the old file has something in each table"
     database = Database(f"sqlite:///{path}")
     assert database.upgrade() == ("0001", schema.head())
-    assert rows(path) == before
+    after = rows(path)
+    for table, old in before.items():  # new columns stand behind the old ones
+        assert [row[: len(old[0])] for row in after[table]] == old
     with database.transaction() as session:
         assert session.get_one(Line, 1).last_number == 3
         assert not session.execute(text("PRAGMA foreign_key_check")).all()

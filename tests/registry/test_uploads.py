@@ -21,8 +21,7 @@ from splatmill.errors import Reason
 from splatmill.v1 import reconstruction_pb2 as pb
 from splatmill.v1 import reconstruction_pb2_grpc as rpc
 from tests.conftest import free_ports
-from tests.registry.conftest import Bench, chunks, photo
-from tests.registry.test_jobs import refused
+from tests.registry.conftest import Bench, chunks, photo, refused
 
 
 def nothing_left(bench: Bench) -> bool:

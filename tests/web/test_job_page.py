@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from PIL import Image
 from playwright.sync_api import Page, expect
 from web_gateway import FakeGateway, error_body
 
@@ -124,6 +126,23 @@ def test_from_the_queue_to_the_viewer_link(gateway: FakeGateway, open_page: Open
     before = len(gateway.calls)
     page.wait_for_timeout(2500)
     assert gateway.calls[before:] == []
+
+
+def test_the_scene_is_seen_while_it_sharpens(gateway: FakeGateway, open_page: OpenPage) -> None:
+    pending(gateway)
+    gateway.set_job(JOB, status="PROCESSING", queue_position=None, stage="train", step="train")
+    gateway.set_job(JOB, tasks=tasks(sfm="SUCCEEDED", train="LEASED"))
+    page = open_page(f"/jobs/{JOB}")
+    gateway.push(JOB, "progress", training_event(100, 0.5))
+    expect(page.locator("#training-figures")).to_contain_text("100 / 2,000")
+    expect(page.locator("#preview")).to_be_hidden()
+    picture = io.BytesIO()
+    Image.new("RGB", (64, 48), "red").save(picture, "JPEG")
+    gateway.files[JOB, "preview.jpg"] = picture.getvalue()
+    page.wait_for_timeout(3000)
+    gateway.push(JOB, "progress", training_event(200, 0.4))
+    expect(page.locator("#preview")).to_be_visible()
+    assert page.locator("#preview").evaluate("image => image.naturalWidth") == 64
 
 
 def test_a_failure_shows_what_to_do_and_can_be_tried_again(gateway: FakeGateway, open_page: OpenPage) -> None:

@@ -49,6 +49,7 @@ class FakeGateway:
         self.posts: list[dict[str, Any]] = []
         self.refuse_upload: tuple[int, dict[str, Any]] | None = None
         self.refuse_events = False
+        self.api_key = "sm_right"
         self.upload_bytes_per_second: float | None = None
         self.calls: list[str] = []
         self.last_event_ids: list[str | None] = []
@@ -126,6 +127,10 @@ class FakeGateway:
                 web.post("/recon/jobs/{job_id}/cancel", self._cancel),
                 web.post("/recon/jobs/{job_id}/retry", self._retry),
                 web.delete("/recon/jobs/{job_id}", self._delete),
+                web.get("/recon/jobs/{job_id}/artifacts", self._job_files),
+                web.get("/recon/jobs/{job_id}/artifacts/{name}", self._job_file),
+                web.get("/signin", self._shows("signin.html")),
+                web.post("/recon/session", self._sign_in),
                 web.get("/recon/pub/{pub_key}", self._scene),
                 web.get("/recon/pub/{pub_key}/{name}", self._file),
             ]
@@ -189,6 +194,21 @@ class FakeGateway:
             status, body = self.refuse_upload
             return await self._json(body, status)
         return await self._json({"job_id": "up10aded", "pub_key": "up10adedke", "original_resolution": False})
+
+    async def _job_files(self, request: web.Request) -> web.Response:
+        names = [name for job_id, name in self.files if job_id == request.match_info["job_id"]]
+        return await self._json({"artifacts": [{"name": name} for name in names]})
+
+    async def _job_file(self, request: web.Request) -> web.Response:
+        return web.Response(body=self.files[request.match_info["job_id"], request.match_info["name"]])
+
+    async def _sign_in(self, request: web.Request) -> web.Response:
+        if (await request.json())["api_key"] != self.api_key:
+            body = error_body("UNAUTHENTICATED", "This API key is not known here.", "Ask the operator.")
+            return await self._json(body, 401)
+        answer = web.Response(status=204)
+        answer.set_cookie("splatmill_key", self.api_key, httponly=True)
+        return answer
 
     async def _status(self, request: web.Request) -> web.Response:
         job = self.jobs.get(request.match_info["job_id"])

@@ -12,6 +12,8 @@ from splatmill.cli._session import default_server
 from splatmill.cli.database import db
 from splatmill.cli.files import delete, download, options
 from splatmill.cli.jobs import cancel, list_jobs, queue, retry, status, submit, watch
+from splatmill.cli.keys import keys
+from splatmill.cli.operations import errors, share, workers
 from splatmill.cli.suite import demo, sample, up
 
 __all__ = ["main"]
@@ -48,6 +50,10 @@ for _command in (
     delete,
     download,
     options,
+    share,
+    errors,
+    workers,
+    keys,
     db,
 ):
     main.add_command(_command)

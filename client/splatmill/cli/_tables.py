@@ -90,6 +90,14 @@ def print_options(options: Sequence[pb.OptionInfo]) -> None:
     _print(table)
 
 
+def print_rows(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Any rows, one a line."""
+    table = _table(*columns)
+    for row in rows:
+        table.add_row(*row)
+    _print(table)
+
+
 def _values(option: pb.OptionInfo) -> str:
     if option.choices:
         return " | ".join(option.choices)

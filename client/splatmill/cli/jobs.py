@@ -42,11 +42,18 @@ as_json = click.option("--json", "json_output", is_flag=True, help="Print JSON."
 @option_pairs
 @click.option("--title", default="", help="A title for people.")
 @click.option("--request-id", default="", help="Go on with the upload of an earlier call of this id.")
+@click.option("--priority", default=0, help="Higher ones come first; above 0 is for administrators.")
 @click.option("--wait/--no-wait", default=True, help="Follow the job until it ends.", show_default=True)
 @click.pass_obj
 @shows_errors
 def submit(
-    server: str, photos: tuple[Path, ...], pairs: tuple[str, ...], title: str, request_id: str, wait: bool
+    server: str,
+    photos: tuple[Path, ...],
+    pairs: tuple[str, ...],
+    title: str,
+    request_id: str,
+    priority: int,
+    wait: bool,
 ) -> None:
     """Upload PHOTOS (files or folders) and turn them into a splat."""
     from splatmill.cli._display import make_display  # noqa: PLC0415
@@ -58,6 +65,7 @@ def submit(
                 options=parse_options(pairs),
                 title=title,
                 request_id=request_id,
+                priority=priority,
                 on_upload_progress=display.upload,
             )
             display.say(f"job {job.job_id}, {job.image_count} photos")

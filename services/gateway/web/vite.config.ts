@@ -17,7 +17,7 @@ export default defineConfig({
     // The viewer's engine is one chunk of about 3 MB, loaded only when there is a scene to show.
     chunkSizeWarningLimit: 3500,
     rolldownOptions: {
-      input: ["index.html", "job.html", "viewer.html", "notfound.html"],
+      input: ["index.html", "job.html", "viewer.html", "notfound.html", "signin.html"],
     },
   },
   server: {
@@ -32,6 +32,7 @@ export default defineConfig({
           const request = incoming as unknown as { url?: string };
           if (request.url?.startsWith("/jobs/")) request.url = "/job.html";
           else if (request.url?.startsWith("/v/")) request.url = "/viewer.html";
+          else if (request.url?.startsWith("/signin")) request.url = "/signin.html";
           next();
         });
       },

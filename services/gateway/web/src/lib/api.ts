@@ -54,8 +54,13 @@ export function errorFromBody(status: number, body: string): ErrorInfo {
   };
 }
 
+/** Goes to the page that asks for an API key, and comes back from there. */
+function askToSignIn(): void {
+  location.assign(`/signin?next=${encodeURIComponent(location.pathname)}`);
+}
+
 /** Calls a path and answers its JSON (undefined for an empty body). */
-export async function call<T>(path: string, init: Pick<RequestInit, "method"> = {}): Promise<T> {
+export async function call<T>(path: string, init: Pick<RequestInit, "method" | "body"> = {}): Promise<T> {
   let response: Response;
   let body: string;
   try {
@@ -64,6 +69,7 @@ export async function call<T>(path: string, init: Pick<RequestInit, "method"> = 
   } catch {
     throw new ApiError(0, NO_CONNECTION);
   }
+  if (response.status === 401 && location.pathname !== "/signin") askToSignIn();
   if (!response.ok) throw new ApiError(response.status, errorFromBody(response.status, body));
   if (body === "") return undefined as T;
   try {
