@@ -15,7 +15,7 @@ PROTOS := $(shell find protos -name '*.proto')
 NODE_IS_RECENT := const [major, minor] = process.versions.node.split("."); process.exit(+major > 22 || (+major === 22 && +minor >= 12) || (+major === 20 && +minor >= 19) ? 0 : 1)
 USE_NODE = export PATH="$(CURDIR)/$(VENV)/node/bin:$$PATH"
 
-.PHONY: help run demo test test-gpu lint types format web stubs clean apt-test
+.PHONY: help run demo test test-gpu chaos lint types format web stubs clean apt-test
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -31,6 +31,9 @@ test: $(VENV)/.dev web apt-test ## set up what the tests need and run them all
 
 test-gpu: $(VENV)/.dev ## the tests that need a CUDA device
 	$(PY) -m pytest -m gpu tests $(ARGS)
+
+chaos: $(VENV)/.dev ## the long chaos test: 20 jobs, 100 kills, PostgreSQL restarted twice (CHAOS_SEED plays one again)
+	CHAOS_JOBS=$${CHAOS_JOBS:-20} CHAOS_KILLS=$${CHAOS_KILLS:-100} $(PY) -m pytest -s tests/chaos $(ARGS)
 
 lint: $(VENV)/.dev web ## ruff, buf, ESLint and Prettier
 	$(VENV)/bin/ruff check .
