@@ -102,4 +102,4 @@ apt-test:
 	  fi; }
 
 clean: ## remove what was built (not the data)
-	rm -rf $(VENV) $(WEB)/dist $(WEB)/node_modules client/splatmill/v1 build *.egg-info
+	rm -rf $(VENV) $(WEB)/dist $(WEB)/node_modules client/splatmill/v1 client/externalscaler build *.egg-info

@@ -108,20 +108,26 @@ class Authorized:
     Args:
         stub: The generated stub.
         token: Answers the token of the moment; empty for none.
+        trace: Answers the traceparent of the moment; empty for none.
     """
 
-    def __init__(self, stub: Any, token: Callable[[], str]) -> None:
+    def __init__(self, stub: Any, token: Callable[[], str], trace: Callable[[], str] = str) -> None:
         self._stub = stub
         self._token = token
+        self._trace = trace
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         """The stub's method of that name."""
         method = getattr(self._stub, name)
 
         def call(*arguments: Any, **named: Any) -> Any:
-            token = self._token()
-            if token:
-                named["metadata"] = (("authorization", f"Bearer {token}"), *named.get("metadata", ()))
+            metadata = [*named.get("metadata", ())]
+            if token := self._token():
+                metadata.append(("authorization", f"Bearer {token}"))
+            if trace := self._trace():
+                metadata.append(("traceparent", trace))
+            if metadata:
+                named["metadata"] = tuple(metadata)
             return method(*arguments, **named)
 
         return call

@@ -19,6 +19,7 @@ import sys
 import threading
 from typing import Any, BinaryIO
 
+from services.common.log_context import about
 from services.common.logging import set_up_logging
 from services.common.stage import StageResult
 from splatmill.errors import Reason, SplatmillError
@@ -39,7 +40,8 @@ def main() -> None:
     threading.Thread(target=_exit_when_closed, daemon=True).start()
     set_up_logging(request["service"], request["log_level"], request["log_format"])
     try:
-        _run(request, answers)
+        with about(**request["log_context"]):
+            _run(request, answers)
     except SplatmillError as error:
         _send(answers, error)
     except MemoryError:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from services.common import log_context
 from services.common.child import out_of_memory
 from services.common.cores import thread_environment
 from services.common.options import StageOptions
@@ -47,6 +48,7 @@ async def run_in_child(
         "context": context,
         "log_level": settings.log_level,
         "log_format": settings.log_format,
+        "log_context": log_context.current(),
     }
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "services.common.child",

@@ -13,6 +13,7 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from services.common.metrics import MetricsInterceptor
 from splatmill._status import to_status
 from splatmill.errors import Reason, SplatmillError
 
@@ -106,7 +107,7 @@ class Server:
 
     def __init__(self, credentials: grpc.ServerCredentials | None = None) -> None:
         self._credentials = credentials
-        self.grpc = grpc.aio.server(interceptors=[ErrorInterceptor()], options=OPTIONS)
+        self.grpc = grpc.aio.server(interceptors=[MetricsInterceptor(), ErrorInterceptor()], options=OPTIONS)
         self._health = health.aio.HealthServicer()
         self._names: list[str] = []
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)

@@ -7,6 +7,8 @@ import logging
 import sys
 from datetime import UTC, datetime
 
+from services.common.log_context import FIELDS, current
+
 
 class _JsonFormatter(logging.Formatter):
     def __init__(self, service: str) -> None:
@@ -22,6 +24,8 @@ class _JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
+        known = {**current(), **{name: getattr(record, name) for name in FIELDS if hasattr(record, name)}}
+        entry |= {name: known[name] for name in FIELDS if name in known}
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
         return json.dumps(entry)

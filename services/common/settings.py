@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from pydantic import ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from splatmill.errors import Reason, SplatmillError
@@ -40,6 +40,8 @@ class ServiceSettings(BaseSettings):
     """Name in the registry's certificate, where it is not that of its address."""
     tls_require_client_cert: bool = False
     """Whether callers of the gRPC port must show a certificate of ``tls_ca`` (mutual TLS)."""
+    metrics_port: int = Field(default=0, ge=0, le=65535)
+    """HTTP port of /metrics, /healthz and /readyz; 0 for none."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """DEBUG, INFO, WARNING or ERROR."""
     log_format: Literal["text", "json"] = "text"

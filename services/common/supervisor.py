@@ -144,7 +144,7 @@ class Supervisor:
             child.process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", f"services.{child.service.name}",
                 stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-                env=_environment(), start_new_session=True, preexec_fn=_die_with_parent,
+                env=_environment(child.service), start_new_session=True, preexec_fn=_die_with_parent,
             )  # fmt: skip
             await self._forward_log(child)
             status = await child.process.wait()
@@ -226,14 +226,18 @@ def check_ports() -> None:
                 ) from None
 
 
-def _environment() -> dict[str, str]:
-    """The services' environment: gRPC on this machine only, unless told otherwise."""
+def _environment(service: Service) -> dict[str, str]:
+    """A service's environment: gRPC on this machine only, unless told otherwise."""
     registry = SERVICES[0]
+    first = int(os.environ.get("SPLATMILL_METRICS_PORT") or 0)
+    # One machine, one address: each service has a port of its own, from the one that is set.
+    port = first + SERVICES.index(service) if first else 0
     return {
         "SPLATMILL_GRPC_HOST": "127.0.0.1",
         "SPLATMILL_REGISTRY_ADDRESS": f"127.0.0.1:{registry.port}",
         "PYTHONUNBUFFERED": "1",
         **os.environ,
+        "SPLATMILL_METRICS_PORT": str(port),
     }
 
 

@@ -22,15 +22,17 @@ from typing import Any
 import grpc.aio
 from google.protobuf.duration_pb2 import Duration
 
-from services.common import option_codec
+from services.common import metrics, option_codec
 from services.common.child_process import run_in_child
 from services.common.lease import Lease, LeaseLost
+from services.common.log_context import about
 from services.common.progress_codec import progress_to_proto
 from services.common.settings import ServiceSettings
 from services.common.stage import StageContext, StageResult
 from services.common.stage_spec import StageServiceSpec
 from services.common.store import ArtifactStore
 from services.common.tls import tls_of
+from services.common.tracing import Steps, span, trace_id
 from splatmill._status import from_rpc_error
 from splatmill._transport import Authorized, open_channel
 from splatmill.errors import Reason, SplatmillError
@@ -41,6 +43,7 @@ log = logging.getLogger(__name__)
 LEASE_WAIT_SECONDS = 20
 MAX_BACKOFF_SECONDS = 10.0
 QUIET_FAILURES = 4
+READY_SECONDS = 2.0
 
 _CHANNEL_OPTIONS = (
     ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})),
@@ -77,6 +80,16 @@ class Worker:
         self._tasks: Any = Authorized(
             task_pb2_grpc.TaskServiceStub(self._channel), lambda: settings.worker_token
         )
+
+    async def reaches_registry(self) -> bool:
+        """Whether the registry answers; a stage that works alone needs none."""
+        if os.environ.get("SPLATMILL_WORKER", "1") == "0":
+            return True
+        try:
+            await asyncio.wait_for(self._channel.channel_ready(), READY_SECONDS)
+        except TimeoutError:
+            return False
+        return True
 
     async def run(self) -> None:
         """Works until cancelled; a task at hand is then released at no cost of an attempt."""
@@ -123,8 +136,13 @@ class Worker:
             with contextlib.suppress(SplatmillError):
                 await Lease(self._tasks, leased).release()
             return
+        subject = about(
+            job_id=leased.job_id, task_id=leased.lease_token.partition("-")[0], stage=self._spec.name,
+            attempt=leased.attempt, worker_id=self._id, trace_id=trace_id(leased.traceparent),
+        )  # fmt: skip
         async with self._busy:
-            await self._work(leased)
+            with subject, metrics.WORKER_BUSY.labels(self._spec.name).track_inprogress():
+                await self._work(leased)
 
     async def _work(self, leased: task_pb2.LeasedTask) -> None:
         """Works on a task, whatever comes of it; raises CancelledError alone."""
@@ -132,11 +150,17 @@ class Worker:
         log.info("%s: begins", name)
         lease = Lease(self._tasks, leased)
         try:
-            with tempfile.TemporaryDirectory(prefix="splatmill-", ignore_cleanup_errors=True) as scratch:
-                await lease.hold(self._make(leased, lease, Path(scratch)))
+            ids: dict[str, Any] = {"job_id": leased.job_id, "attempt": leased.attempt}
+            with (
+                tempfile.TemporaryDirectory(prefix="splatmill-", ignore_cleanup_errors=True) as scratch,
+                span(f"stage {self._spec.name}", leased.traceparent, **ids, worker_id=self._id) as trace,
+            ):
+                await lease.hold(self._make(leased, lease, Path(scratch), Steps(trace)))
             log.info("%s: done", name)
+            self._count("succeeded")
         except LeaseLost:
             log.warning("%s: cancelled, or the lease is lost; its work is dropped", name)
+            self._count("lost")
             await self._drop(leased, lease)
         except SplatmillError as error:
             await self._fail(name, leased, lease, error)
@@ -144,6 +168,7 @@ class Worker:
             with contextlib.suppress(SplatmillError):
                 await lease.release()
                 log.info("%s: given back", name)
+            self._count("released")
             await self._drop(leased, lease)
             raise
         except Exception as error:
@@ -153,7 +178,7 @@ class Worker:
                 "The service's log has the details. Trying again may help.", retryable=True,
             ))  # fmt: skip
 
-    async def _make(self, leased: task_pb2.LeasedTask, lease: Lease, scratch: Path) -> None:
+    async def _make(self, leased: task_pb2.LeasedTask, lease: Lease, scratch: Path, steps: Steps) -> None:
         """From input to published output."""
         options = option_codec.from_proto(
             getattr(leased.options, self._spec.options_field), self._spec.options
@@ -178,17 +203,23 @@ class Worker:
                 if isinstance(message, StageResult):
                     result = message
                 else:
+                    steps.note(message.step)
+                    if message.gpu_memory is not None:
+                        metrics.note_gpu_memory(message.gpu_memory)
                     lease.pending.add(progress_to_proto(self._spec.stage, message))
+        steps.note("publish")
         files = await asyncio.to_thread(_described_files, output_dir)
         await asyncio.to_thread(self._store.checkin, output_dir, leased.output_prefix)
         await lease.flush()
         await lease.complete(result, files)
+        steps.end()
 
     async def _fail(
         self, name: str, leased: task_pb2.LeasedTask, lease: Lease, error: SplatmillError
     ) -> None:
         """Says that a task failed, after the last words of its log."""
         log.warning("%s: failed: %s: %s", name, error.reason, error)
+        self._count("failed")
         await self._drop(leased, lease)
         try:
             await lease.flush()
@@ -197,6 +228,9 @@ class Worker:
             log.warning("%s: the registry does not take the failure: %s", name, unsaid)
         else:
             log.info("%s: %s", name, "will be tried again" if again else "will not be tried again")
+
+    def _count(self, outcome: str) -> None:
+        metrics.WORKER_TASKS.labels(self._spec.name, outcome).inc()
 
     async def _drop(self, leased: task_pb2.LeasedTask, lease: Lease) -> None:
         """Removes the output, unless the registry may be publishing it."""

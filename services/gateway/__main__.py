@@ -7,6 +7,7 @@ import logging
 from aiohttp import web
 
 from services.common.logging import set_up_logging
+from services.common.tracing import end_tracing, set_up_tracing
 from services.gateway.app import make_app
 from services.gateway.settings import GatewaySettings
 
@@ -19,6 +20,7 @@ def main() -> None:
     """Serves until SIGTERM or SIGINT; exits with 1 when the port cannot be opened."""
     settings = GatewaySettings()
     set_up_logging("gateway", settings.log_level, settings.log_format)
+    set_up_tracing("gateway")
     log.info("serving on %s:%d, registry at %s", settings.host, settings.port, settings.registry_address)
     try:
         web.run_app(
@@ -33,6 +35,8 @@ def main() -> None:
     except OSError as error:
         log.error("port %d cannot be opened: %s; set SPLATMILL_PORT to another", settings.port, error)
         raise SystemExit(1) from None
+    finally:
+        end_tracing()
 
 
 if __name__ == "__main__":

@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 
-import grpc.aio
 from aiohttp import web
 
+from services.common.metrics import MetricsServer
 from services.common.tls import tls_of
-from services.gateway import events, jobs, operations, pages, scenes, signin, upload
+from services.gateway import events, jobs, observe, operations, pages, scenes, signin, upload
 from services.gateway.errors import error_middleware
-from services.gateway.keys import CHANNEL, REGISTRY, SETTINGS, STOPPING
+from services.gateway.keys import CHANNEL, METRICS, REGISTRY, SETTINGS, STOPPING
 from services.gateway.registry_client import open_channel
 from services.gateway.settings import GatewaySettings
 from splatmill._transport import Authorized
-from splatmill.v1 import reconstruction_pb2 as pb
 from splatmill.v1 import reconstruction_pb2_grpc
 
 log = logging.getLogger(__name__)
@@ -23,7 +22,7 @@ log = logging.getLogger(__name__)
 
 def make_app(settings: GatewaySettings) -> web.Application:
     """Builds the application; it connects when it starts."""
-    app = web.Application(middlewares=[error_middleware, signin.middleware])
+    app = web.Application(middlewares=[observe.middleware, error_middleware, signin.middleware])
     app[SETTINGS] = settings
     app.on_startup.append(_start)
     app.on_shutdown.append(_stop_streams)
@@ -69,18 +68,19 @@ async def healthz(request: web.Request) -> web.Response:
 
 async def readyz(request: web.Request) -> web.Response:
     """GET /readyz: the registry answers."""
-    try:
-        await request.app[REGISTRY].ListOptions(pb.ListOptionsRequest(), timeout=2)
-    except grpc.aio.AioRpcError:
+    if not await observe.registry_answers(request.app):
         return web.json_response({"status": "the registry does not answer"}, status=503)
     return web.json_response({"status": "ok"})
 
 
 async def _start(app: web.Application) -> None:
     app[STOPPING] = asyncio.Event()
+    app[METRICS] = MetricsServer(lambda: observe.registry_answers(app))
+    if app[SETTINGS].metrics_port:
+        await app[METRICS].start(app[SETTINGS].host, app[SETTINGS].metrics_port)
     app[CHANNEL] = open_channel(app[SETTINGS].registry_address, tls_of(app[SETTINGS]))
     stub = reconstruction_pb2_grpc.ReconstructionServiceStub(app[CHANNEL])
-    app[REGISTRY] = Authorized(stub, signin.TOKEN.get)
+    app[REGISTRY] = Authorized(stub, signin.TOKEN.get, observe.TRACE.get)
 
 
 async def _stop_streams(app: web.Application) -> None:
@@ -88,4 +88,5 @@ async def _stop_streams(app: web.Application) -> None:
 
 
 async def _close(app: web.Application) -> None:
+    await app[METRICS].stop()
     await app[CHANNEL].close()

@@ -7,13 +7,21 @@ import logging
 import signal
 import time
 
+import prometheus_client
+
+from externalscaler import externalscaler_pb2_grpc
 from services.common.grpc_server import Server
 from services.common.logging import set_up_logging
+from services.common.metrics import MetricsServer
 from services.common.store import LocalStore
 from services.common.tls import server_credentials
+from services.common.tracing import end_tracing, set_up_tracing
+from services.registry import keys
 from services.registry.core import Registry
 from services.registry.database import Database
+from services.registry.observations import QueueCollector
 from services.registry.reconstruction_servicer import ReconstructionServicer
+from services.registry.scaler_servicer import ScalerServicer
 from services.registry.settings import RegistrySettings
 from services.registry.task_servicer import TaskServicer
 from splatmill.errors import SplatmillError
@@ -45,6 +53,11 @@ async def start(settings: RegistrySettings, host: str, port: int) -> tuple[Serve
     server.add(
         "splatmill.v1.TaskService", lambda grpc: task_pb2_grpc.add_TaskServiceServicer_to_server(tasks, grpc)
     )
+    scaler = ScalerServicer(registry)
+    server.add(
+        "externalscaler.ExternalScaler",
+        lambda grpc: externalscaler_pb2_grpc.add_ExternalScalerServicer_to_server(scaler, grpc),
+    )
     return server, registry, await server.start(host, port)
 
 
@@ -66,6 +79,7 @@ async def serve(settings: RegistrySettings) -> None:
     server, registry, port = await start(settings, settings.grpc_host, settings.registry_port)
     log.info("serving on port %d, database %s", port, registry.database.engine.url.render_as_string())
     await _say_who_may(registry, settings)
+    metrics = await _start_metrics(registry, settings)
     sweeper = asyncio.create_task(registry.sweep_forever())
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -73,9 +87,28 @@ async def serve(settings: RegistrySettings) -> None:
     await stop.wait()
     sweeper.cancel()
     await registry.stop_listening()
+    await metrics.stop()
     await server.stop(grace=2.0)
     registry.close()
+    end_tracing()
     log.info("stopped")
+
+
+async def _start_metrics(registry: Registry, settings: RegistrySettings) -> MetricsServer:
+    """Figures of this process and of the queue, when a port is set for them."""
+
+    async def ready() -> bool:
+        try:
+            await registry.transact(keys.any_exists)
+        except SplatmillError:
+            return False
+        return True
+
+    server = MetricsServer(ready)
+    if settings.metrics_port:
+        prometheus_client.REGISTRY.register(QueueCollector(registry.database.run))
+        await server.start(settings.grpc_host, settings.metrics_port)
+    return server
 
 
 async def _say_who_may(registry: Registry, settings: RegistrySettings) -> None:
@@ -93,6 +126,7 @@ def main() -> None:
     """Serves until told to stop; exits with 1 when it cannot start."""
     settings = RegistrySettings()
     set_up_logging("registry", settings.log_level, settings.log_format)
+    set_up_tracing("registry")
     try:
         asyncio.run(serve(settings))
     except SplatmillError as error:

@@ -18,6 +18,7 @@ from services.registry import artifacts, events, jobs, leases
 from services.registry.access import Access
 from services.registry.caretaker import Caretaker
 from services.registry.database import Database
+from services.registry.job_log import append_log
 from services.registry.keys import EVERYONE, Caller
 from services.registry.listener import Listener
 from services.registry.lookups import ENDED, job_by_id
@@ -75,9 +76,9 @@ class Registry:
         """Runs work in one transaction."""
         return await self.in_thread(self.database.run, work)
 
-    async def begin_upload(self, spec: pb.JobSpec, caller: Caller = EVERYONE) -> tuple[Job, bool]:
+    async def begin_upload(self, spec: pb.JobSpec, caller: Caller, trace: str) -> tuple[Job, bool]:
         """Makes the job of an upload."""
-        return await self.transact(lambda session: jobs.create(session, spec, caller))
+        return await self.transact(lambda session: jobs.create(session, spec, caller, trace))
 
     async def open_upload(self, job_id: str) -> Upload:
         """A receiver of photos."""
@@ -162,9 +163,8 @@ class Registry:
         if lines:
             now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
             data = "".join(f"{now} {line}\n" for line in lines).encode()
-            await self.in_thread(
-                self.store.append, f"{artifacts.job_prefix(job_id)}/{artifacts.LOG_NAME}", data
-            )
+            key = f"{artifacts.job_prefix(job_id)}/{artifacts.LOG_NAME}"
+            await self.in_thread(append_log, self.store, key, data, self.settings.max_log_bytes)
 
     async def watch(self, job_id: str, after: int) -> AsyncIterator[pb.JobEvent]:
         """A job's events behind ``after``, until it ends."""

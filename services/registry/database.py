@@ -16,6 +16,7 @@ from sqlmodel import Session, create_engine
 from services.registry import schema
 from services.registry.database_errors import is_conflict, translated
 from services.registry.notify import CHANNEL, payloads, topics_of
+from services.registry.observations import observe_all
 from splatmill.errors import Reason, SplatmillError
 
 _BUSY_SECONDS = 30
@@ -108,6 +109,7 @@ class Database:
                         session.execute(select(func.pg_notify(CHANNEL, payload)))
             if topics:
                 self.on_news(*topics)
+            observe_all(session)
 
     def run(self, work: Callable[[Session], ResultT]) -> ResultT:
         """Runs work in a transaction, again where another transaction was in its way.

@@ -13,7 +13,7 @@ from sqlmodel import Session, col, delete, select
 
 from services.common import option_codec
 from services.common.store import ArtifactStore
-from services.registry import artifacts, events, history, leases, quotas, retention
+from services.registry import artifacts, events, history, leases, observations, quotas, retention
 from services.registry.history import STAGES, Estimator
 from services.registry.keys import EVERYONE, Caller
 from services.registry.lookups import ENDED, job_by_id, lock_line, tasks_of
@@ -33,7 +33,9 @@ _MAX_PRIORITY = 100
 _LONGEST_SHARE = 100 * 365 * 86_400
 
 
-def create(session: Session, spec: pb.JobSpec, caller: Caller = EVERYONE) -> tuple[Job, bool]:
+def create(
+    session: Session, spec: pb.JobSpec, caller: Caller = EVERYONE, trace: str = ""
+) -> tuple[Job, bool]:
     """Makes a job that waits for its photos; answers it and whether it is new.
 
     Raises:
@@ -52,6 +54,7 @@ def create(session: Session, spec: pb.JobSpec, caller: Caller = EVERYONE) -> tup
         request_id=_own_request_id(spec.request_id, caller) if spec.request_id else None,
         owner=caller.key_id,
         priority=spec.priority,
+        trace=trace,
         state=pb.JOB_STATE_UPLOADING,
         title=spec.title,
         options=spec.options.SerializeToString(),
@@ -176,6 +179,7 @@ def cancel(session: Session, job_id: str) -> Job:
     for task in tasks_of(session, job_id):
         if task.state == pb.TASK_STATE_LEASED:
             quotas.charge(session, job, task)
+            observations.note_end(session, task, "cancelled")
         if task.state in (pb.TASK_STATE_BLOCKED, pb.TASK_STATE_QUEUED, pb.TASK_STATE_LEASED):
             task.finished_at = time.time()
             events.set_task_state(session, job, task, pb.TASK_STATE_CANCELLED)

@@ -16,7 +16,8 @@ from sqlmodel import Session, col, select
 from sqlmodel.sql.expression import Select
 
 from services.common.store import ArtifactStore
-from services.registry import artifacts, events, history, quotas, workers
+from services.common.tracing import span
+from services.registry import artifacts, events, history, observations, quotas, workers
 from services.registry.lookups import ENDED, job_by_id, lock_line, tasks_of
 from services.registry.models import ErrorLog, Image, Job, Line, Task
 from services.registry.settings import RegistrySettings
@@ -101,6 +102,8 @@ def _begin(session: Session, settings: RegistrySettings, task: Task, job: Job, n
     task.started_at, task.finished_at, task.progress = now, None, None
     if job.state == pb.JOB_STATE_PENDING:
         job.started_at = now
+        with span("queue", job.trace, job.submitted_at, job_id=job.job_id):
+            pass
         events.set_job_state(session, job, pb.JOB_STATE_PROCESSING)
         tell_queue(session)
     events.set_task_state(session, job, task, pb.TASK_STATE_LEASED)
@@ -118,6 +121,7 @@ def _leased(session: Session, settings: RegistrySettings, task: Task, job: Job) 
         output_prefix=artifacts.output_prefix(job.job_id, task.stage, task.starts),
         image_count=images,
         checkpoint_prefix=artifacts.checkpoint_prefix(job.job_id, task.stage),
+        traceparent=job.trace,
     )
     leased.lease_duration.FromMilliseconds(int(settings.lease_seconds * 1000))
     return leased
@@ -182,12 +186,14 @@ def complete(session: Session, store: ArtifactStore, request: task_pb2.CompleteT
     task.finished_at = time.time()
     quotas.charge(session, job, task)
     history.record(session, job, task)
+    observations.note_end(session, task, "succeeded")
     events.set_task_state(session, job, task, pb.TASK_STATE_SUCCEEDED)
     for following in tasks_of(session, job.job_id):
         if following.stage == task.stage + 1:
             events.set_task_state(session, job, following, pb.TASK_STATE_QUEUED)
             return job
     job.finished_at = task.finished_at
+    observations.note_job_done(session, job)
     events.set_job_state(session, job, pb.JOB_STATE_COMPLETED)
     return job
 
@@ -197,6 +203,7 @@ def release(session: Session, token: str) -> Job:
     task, job = held(session, token)
     if task.state == pb.TASK_STATE_LEASED:
         quotas.charge(session, job, task)
+        observations.note_end(session, task, "released")
         task.attempt -= 1
         task.lease_token = task.lease_expires_at = None
         events.set_task_state(session, job, task, pb.TASK_STATE_QUEUED)
@@ -210,6 +217,7 @@ def fail(
     task, job = held(session, token)
     if task.state != pb.TASK_STATE_LEASED:
         return job, False
+    observations.note_end(session, task, "failed")
     return job, _fail_attempt(session, settings, task, job, error)
 
 
@@ -225,6 +233,7 @@ def expire(session: Session, settings: RegistrySettings) -> list[str]:
         for task in tasks_of(session, job_id):
             session.refresh(task)
             if task.state == pb.TASK_STATE_LEASED and (task.lease_expires_at or 0) < time.time():
+                observations.note_end(session, task, "expired")
                 _fail_attempt(session, settings, task, job, error_detail(_vanished(task)))
     return job_ids
 

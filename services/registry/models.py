@@ -78,6 +78,8 @@ class Job(SQLModel, table=True):
     share_expires_at: float | None = None
     expired: int = 0
     """Kinds of files that are gone for their age: bits of ``Kind``."""
+    trace: str = Field(default="", max_length=55)
+    """The traceparent that its stages go on with."""
     expected_seconds: float | None = None
     """What its processing was expected to take when it was submitted."""
     last_sequence: int = 0

@@ -9,6 +9,8 @@ from typing import Any
 from sqlmodel import Session, select
 
 from services.common import option_codec
+from services.common.log_context import about
+from services.common.tracing import span, trace_id, valid_traceparent
 from services.registry import artifacts, failures, jobs, views, workers
 from services.registry.core import Registry
 from services.registry.history import Estimator
@@ -38,7 +40,17 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
         first = await anext(aiter(request_iterator), None)
         if first is None or first.WhichOneof("payload") != "spec":
             raise _protocol_error("The first message of CreateJob must be the spec.")
-        job, new = await self._registry.begin_upload(first.spec, caller)
+        with span("CreateJob", incoming_trace(context)) as trace, about(trace_id=trace_id(trace)):
+            return await self._create(request_iterator, first.spec, caller, trace)
+
+    async def _create(
+        self,
+        request_iterator: AsyncIterator[pb.CreateJobRequest],
+        spec: pb.JobSpec,
+        caller: Caller,
+        trace: str,
+    ) -> pb.CreateJobResponse:
+        job, new = await self._registry.begin_upload(spec, caller, trace)
         if job.state == pb.JOB_STATE_UPLOADING:
             try:
                 await self._receive(job.job_id, request_iterator)
@@ -275,6 +287,12 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
         if request.WhichOneof("key") == "pub_key":
             return EVERYONE
         return await self._caller(context, Scope.READ)
+
+
+def incoming_trace(context: Any) -> str:
+    """The trace that a call belongs to, or a new one."""
+    given = dict(context.invocation_metadata() or ()).get("traceparent", "")
+    return valid_traceparent(given if isinstance(given, str) else "")
 
 
 def _images(session: Session, job_id: str) -> list[pb.StoredImage]:

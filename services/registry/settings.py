@@ -37,6 +37,8 @@ class RegistrySettings(ServiceSettings):
     upload_ttl_seconds: float = 24 * 3600
     """How long an unfinished resumable upload is kept."""
 
+    max_log_bytes: int = Field(default=10 * 1024 * 1024, ge=1024)
+    """Largest log of a job; the older half goes when it is full."""
     keep_free_bytes: int = 4 * 1024 * 1024 * 1024
     """Below this room on the disk intermediate files go, those of the longest ended jobs first."""
     retain_photos_days: float = Field(default=0.0, ge=0)

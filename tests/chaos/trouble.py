@@ -107,10 +107,10 @@ class Trouble:
         self.killed[part.service] += 1
         return True
 
-    async def torment(self, seed: int, mean_seconds: float, stop: asyncio.Event) -> None:
+    async def torment(self, seed: int, mean_seconds: float, kills: int, stop: asyncio.Event) -> None:
         """Kills one after another, in an order and at times that the seed decides."""
         dice = random.Random(seed)
-        while not stop.is_set():
+        while self.killed.total() < kills:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), dice.expovariate(1 / mean_seconds))
                 return

@@ -26,7 +26,7 @@ async def create_as(bench: Bench, owner: str, **spec) -> str:
     """A job of an owner, without the keys."""
     caller = Caller(owner, owner, frozenset(Scope))
     original = bench.registry.begin_upload
-    bench.registry.begin_upload = lambda spec, _caller: original(spec, caller)
+    bench.registry.begin_upload = lambda spec, _caller, trace: original(spec, caller, trace)
     try:
         return (await bench.create(**spec)).job_id
     finally:

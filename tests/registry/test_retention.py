@@ -250,3 +250,16 @@ async def test_a_log_that_ended_keeps_its_tail_only(bench):
     kept = await bench.registry.transact(lambda s: [row.text for row in s.exec(select(LogLine)).all()])
     assert kept == lines[-LOG_TAIL:]
     assert list((await bench.get(job.job_id)).log_tail) == lines[-LOG_TAIL:]
+
+
+async def test_a_log_does_not_grow_without_end(make_bench):
+    bench = await make_bench(max_log_bytes=2048)
+    job = await bench.create()
+    for number in range(300):
+        await bench.registry.write_log(job.job_id, [f"line {number} with some words in it"])
+    text = (bench.data / "jobs" / job.job_id / "logs" / "process.log").read_text()
+    assert len(text) <= 2048
+    lines = text.splitlines()
+    assert lines[0].startswith("... older lines")
+    numbers = [int(line.split()[2]) for line in lines[1:]]
+    assert numbers == list(range(numbers[0], 300))

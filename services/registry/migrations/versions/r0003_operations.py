@@ -15,7 +15,7 @@ depends_on = None
 
 _NEW_TABLES = ("stage_time", "error_log", "worker", "gpu_usage", "api_key")
 _JOB_COLUMNS = (
-    "owner", "priority", "turn", "shared", "share_expires_at", "expired", "expected_seconds",
+    "owner", "priority", "turn", "shared", "share_expires_at", "expired", "trace", "expected_seconds",
 )  # fmt: skip
 
 
@@ -30,6 +30,7 @@ def upgrade() -> None:
     op.add_column("job", sa.Column("shared", sa.Boolean(), nullable=False, server_default=sa.true()))
     op.add_column("job", sa.Column("share_expires_at", sa.Float()))
     op.add_column("job", sa.Column("expired", sa.Integer(), nullable=False, server_default="0"))
+    op.add_column("job", sa.Column("trace", sa.String(55), nullable=False, server_default=""))
     op.add_column("job", sa.Column("expected_seconds", sa.Float()))
     op.add_column("task", sa.Column("device", sa.String(), nullable=False, server_default=""))
     op.create_index("ix_job_owner", "job", ["owner"])

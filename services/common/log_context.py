@@ -1,0 +1,27 @@
+"""What log lines are about: a job, a task, an attempt, a worker, a trace."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+
+FIELDS = ("job_id", "task_id", "stage", "attempt", "worker_id", "trace_id")
+"""What JSON lines have besides the message, where it is known."""
+
+_CONTEXT: ContextVar[Mapping[str, object]] = ContextVar("log_context", default={})  # noqa: B039  (never changed)
+
+
+@contextlib.contextmanager
+def about(**fields: object) -> Iterator[None]:
+    """Lines that are logged inside are about these, besides what they are about already."""
+    reset = _CONTEXT.set({**_CONTEXT.get(), **{name: value for name, value in fields.items() if value}})
+    try:
+        yield
+    finally:
+        _CONTEXT.reset(reset)
+
+
+def current() -> dict[str, object]:
+    """What lines are about now; for another process to go on with."""
+    return dict(_CONTEXT.get())
