@@ -11,7 +11,7 @@ from typing import Any
 from sqlmodel import Session, select
 
 from services.common.store import ArtifactStore
-from services.registry import artifacts, orphans, retention, workers
+from services.registry import artifacts, history, orphans, retention, workers
 from services.registry.models import Job, Kind
 from services.registry.settings import RegistrySettings
 from splatmill.errors import Reason, SplatmillError
@@ -52,6 +52,7 @@ class Caretaker:
             await self._transact(workers.forget_old)
         if now >= self._next_orphans:
             self._next_orphans = now + ORPHAN_SECONDS
+            await self._transact(history.forget_old)
             await self.sweep_orphans()
 
     async def expire(self) -> None:

@@ -60,6 +60,7 @@ class Registry:
         self._listener: Listener | None = None
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="registry")
         self._cleanup: dict[str, float] = {}
+        self._reads: dict[tuple[str, int, int], asyncio.Task[tuple[list[pb.JobEvent], bool]]] = {}
 
     async def listen(self) -> None:
         """Begins to hear of what other replicas do, where there may be any."""
@@ -170,7 +171,7 @@ class Registry:
         """A job's events behind ``after``, until it ends."""
         with self.news.subscribe(job_id) as news:
             while True:
-                batch, ended = await self.transact(partial(self._news_of, job_id=job_id, after=after))
+                batch, ended = await self._read(job_id, after)
                 for event in batch:
                     yield event
                     after = event.sequence
@@ -178,6 +179,16 @@ class Registry:
                     return
                 if not batch:
                     await news.wait(self.news.poll_seconds)
+
+    async def _read(self, job_id: str, after: int) -> tuple[list[pb.JobEvent], bool]:
+        """Reads once for all who were woken together and stand at the same event."""
+        key = (job_id, after, self.news.generation)
+        reading = self._reads.get(key)
+        if reading is None:
+            work = partial(self._news_of, job_id=job_id, after=after)
+            reading = self._reads[key] = asyncio.create_task(self.transact(work))
+            reading.add_done_callback(lambda _: self._reads.pop(key, None))
+        return await asyncio.shield(reading)
 
     def _news_of(self, session: Session, *, job_id: str, after: int) -> tuple[list[pb.JobEvent], bool]:
         job = job_by_id(session, job_id)
@@ -200,6 +211,7 @@ class Registry:
     async def _sweep(self) -> None:
         for job_id in await self.transact(lambda session: leases.expire(session, self.settings)):
             log.warning("a lease of job %s ran out", job_id)
+        await self.transact(leases.tell_queue)
         limit = time.time() - self.settings.upload_ttl_seconds
         stale = select(Job.job_id).where(Job.state == pb.JOB_STATE_UPLOADING, col(Job.touched_at) < limit)
         for job_id in await self.transact(lambda session: list(session.exec(stale).all())):

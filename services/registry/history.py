@@ -68,8 +68,12 @@ def record(session: Session, job: Job, task: Task) -> None:
         seconds=task.finished_at - task.started_at, finished_at=task.finished_at,
     )  # fmt: skip
     session.add(row)
-    session.flush()
-    session.exec(delete(StageTime).where(col(StageTime.id) <= (row.id or 0) - _KEPT_ROWS))
+
+
+def forget_old(session: Session) -> None:
+    """Removes all but the newest rows."""
+    newest = session.exec(select(func.max(StageTime.id))).one() or 0
+    session.exec(delete(StageTime).where(col(StageTime.id) <= newest - _KEPT_ROWS))
 
 
 class Estimator:

@@ -13,7 +13,7 @@ from sqlmodel import Session, col, delete, select
 
 from services.common import option_codec
 from services.common.store import ArtifactStore
-from services.registry import artifacts, events, history, leases, observations, quotas, retention
+from services.registry import artifacts, events, history, observations, quotas, retention
 from services.registry.history import STAGES, Estimator
 from services.registry.keys import EVERYONE, Caller
 from services.registry.lookups import ENDED, job_by_id, lock_line, tasks_of
@@ -53,7 +53,7 @@ def create(
         pub_key=_random_id(10),
         request_id=_own_request_id(spec.request_id, caller) if spec.request_id else None,
         owner=caller.key_id,
-        priority=spec.priority,
+        rank=-spec.priority,
         trace=trace,
         state=pb.JOB_STATE_UPLOADING,
         title=spec.title,
@@ -132,7 +132,7 @@ def submit(
     job.options = merged.SerializeToString()
     job.title = request.title or job.title
     if request.HasField("priority"):
-        job.priority = request.priority
+        job.rank = -request.priority
     quotas.check_submission(session, job.owner)
     for stage in STAGES:
         session.add(Task(job_id=job_id, stage=stage, state=pb.TASK_STATE_BLOCKED))
@@ -149,7 +149,7 @@ def enqueue(session: Session, line: Line, job: Job, from_stage: int) -> None:
     """
     last = session.exec(
         select(func.max(Job.turn)).where(
-            Job.owner == job.owner, Job.state == pb.JOB_STATE_PENDING, Job.priority == job.priority
+            Job.owner == job.owner, Job.state == pb.JOB_STATE_PENDING, Job.rank == job.rank
         )
     ).one()
     line.last_number += 1
@@ -164,18 +164,18 @@ def enqueue(session: Session, line: Line, job: Job, from_stage: int) -> None:
     for task in tasks_of(session, job.job_id):
         if task.stage == from_stage:
             events.set_task_state(session, job, task, pb.TASK_STATE_QUEUED)
+    job.told_position = 0
+    line.moved = True
     events.set_job_state(session, job, pb.JOB_STATE_PENDING)
-    session.flush()
-    leases.tell_queue(session)
 
 
 def cancel(session: Session, job_id: str) -> Job:
     """Ends a job. A running stage hears of it with its next heartbeat."""
-    lock_line(session)
+    line = lock_line(session)
     job = job_by_id(session, job_id, lock=True)
     if job.state in ENDED:
         return job
-    waited = job.state == pb.JOB_STATE_PENDING
+    line.moved = line.moved or job.state == pb.JOB_STATE_PENDING
     for task in tasks_of(session, job_id):
         if task.state == pb.TASK_STATE_LEASED:
             quotas.charge(session, job, task)
@@ -185,9 +185,6 @@ def cancel(session: Session, job_id: str) -> Job:
             events.set_task_state(session, job, task, pb.TASK_STATE_CANCELLED)
     job.finished_at = time.time()
     events.set_job_state(session, job, pb.JOB_STATE_CANCELLED)
-    if waited:
-        session.flush()
-        leases.tell_queue(session)
     return job
 
 
@@ -232,9 +229,9 @@ def retry(session: Session, store: ArtifactStore, request: pb.RetryJobRequest) -
 
 def remove(session: Session, job_id: str) -> None:
     """Deletes a job's rows; the files are the caller's."""
-    lock_line(session)
+    line = lock_line(session)
     job = job_by_id(session, job_id, lock=True)
-    waited = job.state == pb.JOB_STATE_PENDING
+    line.moved = line.moved or job.state == pb.JOB_STATE_PENDING
     for task in tasks_of(session, job_id):
         if task.state == pb.TASK_STATE_LEASED:
             quotas.charge(session, job, task)
@@ -243,9 +240,6 @@ def remove(session: Session, job_id: str) -> None:
         session.exec(delete(table).where(col(table.job_id) == job_id))
     session.delete(job)
     announce(session, job_id, TASKS)
-    if waited:
-        session.flush()
-        leases.tell_queue(session)
 
 
 def update_share(session: Session, request: pb.UpdateShareRequest) -> Job:

@@ -30,7 +30,7 @@ _QUEUE_EVENTS = 100  # waiting jobs that are told of their place; the rest see i
 
 
 # Who waits: the higher priority, then the earlier round, then who came first.
-LINE_ORDER = (col(Job.priority).desc(), col(Job.turn), col(Job.queue_number))
+LINE_ORDER = (col(Job.rank), col(Job.turn), col(Job.queue_number))
 
 
 def lease(
@@ -59,7 +59,7 @@ def lease(
         return None
     task, job = row
     if line is not None:
-        line.turn = max(line.turn, job.turn)
+        line.turn, line.moved = max(line.turn, job.turn), True
         session.add(line)
     task.worker_id, task.device = worker_id, device
     _begin(session, settings, task, job, now)
@@ -105,7 +105,6 @@ def _begin(session: Session, settings: RegistrySettings, task: Task, job: Job, n
         with span("queue", job.trace, job.submitted_at, job_id=job.job_id):
             pass
         events.set_job_state(session, job, pb.JOB_STATE_PROCESSING)
-        tell_queue(session)
     events.set_task_state(session, job, task, pb.TASK_STATE_LEASED)
 
 
@@ -271,11 +270,21 @@ def _fail_attempt(
 
 
 def tell_queue(session: Session) -> None:
-    """Tells the first waiting jobs where they stand now; the line must be locked."""
+    """Tells the first waiting jobs where they stand now, where that has changed.
+
+    The sweeper does so, about every second: each change of the line would otherwise cost as
+    many writes as there are jobs behind it.
+    """
+    if not session.get_one(Line, 1).moved:
+        return
+    line = lock_line(session)
+    line.moved = False
+    session.add(line)
     query = select(Job).where(Job.state == pb.JOB_STATE_PENDING).order_by(*LINE_ORDER).limit(_QUEUE_EVENTS)
-    query = query.with_for_update()
-    for position, job in enumerate(session.exec(query).all(), start=1):
-        events.record(session, job, queue_position_changed=pb.QueuePositionChanged(position=position))
+    for position, job in enumerate(session.exec(query.with_for_update()).all(), start=1):
+        if job.told_position != position:
+            job.told_position = position
+            events.record(session, job, queue_position_changed=pb.QueuePositionChanged(position=position))
 
 
 def is_ended(job: Job) -> bool:

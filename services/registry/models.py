@@ -39,6 +39,8 @@ class Line(SQLModel, table=True):
     """Highest ``Job.turn`` that has begun: what newcomers are put behind."""
     database_id: str = ""
     """Written into the artifact store too, so that each knows the other."""
+    moved: bool = False
+    """Whether somebody's place has changed since the waiting were told."""
 
 
 class Job(SQLModel, table=True):
@@ -47,7 +49,7 @@ class Job(SQLModel, table=True):
     __tablename__ = "job"
     __table_args__ = (
         Index("job_by_state", "state", "queue_number"),
-        Index("job_by_turn", "state", "priority", "turn", "queue_number"),
+        Index("job_by_turn", "state", "rank", "turn", "queue_number"),
     )
 
     job_id: str = Field(primary_key=True, max_length=8)
@@ -69,8 +71,8 @@ class Job(SQLModel, table=True):
     """Place in the line of all jobs ever submitted."""
     owner: str = Field(default="", max_length=8, index=True)
     """``ApiKey.key_id`` of whoever made it; empty while the suite is open."""
-    priority: int = 0
-    """Higher ones come first."""
+    rank: int = 0
+    """Minus the priority: so the whole order of the line ascends, as its index does."""
     turn: int = Field(default=0, sa_type=_Large)
     """Round in which it is its owner's turn; among equals the earlier number comes first."""
     shared: bool = True
@@ -80,6 +82,8 @@ class Job(SQLModel, table=True):
     """Kinds of files that are gone for their age: bits of ``Kind``."""
     trace: str = Field(default="", max_length=55)
     """The traceparent that its stages go on with."""
+    told_position: int = 0
+    """Place in the line that its watchers know of."""
     expected_seconds: float | None = None
     """What its processing was expected to take when it was submitted."""
     last_sequence: int = 0

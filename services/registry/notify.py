@@ -56,6 +56,8 @@ class Notifier:
         self._loop = asyncio.get_running_loop()
         self._waiting: dict[str, set[asyncio.Event]] = defaultdict(set)
         self.closed = False
+        self.generation = 0
+        """Counts what was told: what is read after it has grown holds the news."""
         self.hears_all = hears_all
 
     @property
@@ -81,6 +83,7 @@ class Notifier:
         return Subscription(self._waiting, topic)
 
     def _wake(self, topics: tuple[str, ...]) -> None:
+        self.generation += 1
         for topic in topics:
             for waiting in tuple(self._waiting.get(topic, ())):
                 waiting.set()

@@ -13,7 +13,6 @@ from services.common.log_context import about
 from services.common.tracing import span, trace_id, valid_traceparent
 from services.registry import artifacts, failures, jobs, views, workers
 from services.registry.core import Registry
-from services.registry.history import Estimator
 from services.registry.keys import EVERYONE, Caller, Scope
 from services.registry.lookups import job_by_id, job_by_key
 from services.registry.models import Image
@@ -138,8 +137,8 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
 
         def find(session: Session) -> pb.ListJobsResponse:
             found, token = jobs.page(session, request.states, request.page_size, request.page_token, caller)
-            estimator = Estimator(session)
-            messages = [views.job_message(session, job, False, estimator) for job in found]
+            outlook = views.Outlook(session, many=True)
+            messages = [views.job_message(session, job, False, outlook) for job in found]
             return pb.ListJobsResponse(jobs=messages, next_page_token=token)
 
         return await self._registry.transact(find)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 from sqlalchemy import func
 from sqlmodel import Session, col, select
 
@@ -19,10 +21,58 @@ _LOOKED_AT = 50  # running jobs
 _WEIGHT = {progress_pb2.STAGE_SFM: 0.35, progress_pb2.STAGE_TRAIN: 0.55, progress_pb2.STAGE_POSTPROC: 0.10}
 
 
-def job_message(
-    session: Session, job: Job, with_log: bool = True, estimator: Estimator | None = None
-) -> pb.Job:
+class Outlook:
+    """What is the same for all jobs that are described in one transaction, read when first needed."""
+
+    def __init__(self, session: Session, many: bool = False) -> None:
+        self._session = session
+        self._many = many
+
+    @cached_property
+    def estimator(self) -> Estimator:
+        """What stages took lately."""
+        return Estimator(self._session)
+
+    @cached_property
+    def _positions(self) -> dict[str, int]:
+        query = select(Job.job_id).where(Job.state == pb.JOB_STATE_PENDING).order_by(*LINE_ORDER)
+        return {job_id: number for number, job_id in enumerate(self._session.exec(query).all(), start=1)}
+
+    def position(self, job: Job) -> int:
+        """1 for the next job to start; 0 for one that does not wait."""
+        if job.state != pb.JOB_STATE_PENDING:
+            return 0
+        return self._positions.get(job.job_id, 0) if self._many else queue_position(self._session, job)
+
+    @cached_property
+    def running_seconds(self) -> float | None:
+        """What is left of the jobs that run, together; None while something is unknown."""
+        query = select(Job).where(Job.state == pb.JOB_STATE_PROCESSING).limit(_LOOKED_AT)
+        left = [
+            self.estimator.remaining_seconds(
+                history.workload(self._session, job), tasks_of(self._session, job.job_id)
+            )
+            for job in self._session.exec(query).all()
+        ]
+        return None if None in left else sum(seconds for seconds in left if seconds is not None)
+
+    @cached_property
+    def usual_seconds(self) -> float | None:
+        """What a waiting job is expected to take."""
+        mean = select(func.avg(Job.expected_seconds)).where(Job.state == pb.JOB_STATE_PENDING)
+        seconds: float | None = self._session.exec(mean).one()
+        return seconds
+
+    @cached_property
+    def lines(self) -> int:
+        """How many jobs go on side by side: as many as there are workers of the slowest stage."""
+        running = min(_LOOKED_AT, count_running(self._session))
+        return max(1, min(running, workers.live_count(self._session, progress_pb2.STAGE_TRAIN)))
+
+
+def job_message(session: Session, job: Job, with_log: bool = True, outlook: Outlook | None = None) -> pb.Job:
     """A job as everyone sees it."""
+    outlook = outlook or Outlook(session)
     tasks = tasks_of(session, job.job_id)
     message = pb.Job(
         job_id=job.job_id,
@@ -31,10 +81,10 @@ def job_message(
         title=job.title,
         options=options_pb2.JobOptions.FromString(job.options),
         image_count=session.exec(select(func.count()).where(Image.job_id == job.job_id)).one(),
-        queue_position=queue_position(session, job),
+        queue_position=outlook.position(job),
         tasks=[task_message(task) for task in tasks],
         last_sequence=job.last_sequence,
-        priority=job.priority,
+        priority=-job.rank,
         shared=is_shared(job),
         expected_seconds=job.expected_seconds,
     )
@@ -44,7 +94,7 @@ def job_message(
         message.share_expires_at.FromNanoseconds(int(job.share_expires_at * 1e9))
     _set_progress(message)
     if job.state in (pb.JOB_STATE_PENDING, pb.JOB_STATE_PROCESSING):
-        seconds = _seconds_left(session, job, tasks, estimator or Estimator(session))
+        seconds = _seconds_left(session, job, tasks, message.queue_position, outlook)
         if seconds is not None:
             message.eta_seconds = seconds
     if job.error is not None:
@@ -77,32 +127,26 @@ def queue_position(session: Session, job: Job) -> int:
     """1 for the next job to start; 0 for one that does not wait."""
     if job.state != pb.JOB_STATE_PENDING:
         return 0
-    same = col(Job.priority) == job.priority
+    same = col(Job.rank) == job.rank
     round_of = col(Job.turn)
     before = (
-        (col(Job.priority) > job.priority)
+        (col(Job.rank) < job.rank)
         | (same & (round_of < job.turn))
         | (same & (round_of == job.turn) & (col(Job.queue_number) <= job.queue_number))
     )
     return session.exec(select(func.count()).where(Job.state == pb.JOB_STATE_PENDING, before)).one()
 
 
-def _seconds_left(session: Session, job: Job, tasks: list[Task], estimator: Estimator) -> float | None:
+def _seconds_left(
+    session: Session, job: Job, tasks: list[Task], position: int, outlook: Outlook
+) -> float | None:
     """Time until a job is done, with the wait before it; None while something is unknown."""
-    own = estimator.remaining_seconds(history.workload(session, job), tasks)
+    own = outlook.estimator.remaining_seconds(history.workload(session, job), tasks)
     if own is None or job.state != pb.JOB_STATE_PENDING:
         return own
-    ahead = queue_position(session, job) - 1
-    mean = select(func.avg(Job.expected_seconds)).where(Job.state == pb.JOB_STATE_PENDING)
-    usual = session.exec(mean).one() or own
-    running = 0.0
-    at_work = session.exec(select(Job).where(Job.state == pb.JOB_STATE_PROCESSING).limit(_LOOKED_AT)).all()
-    for other in at_work:
-        load = history.workload(session, other)
-        running += estimator.remaining_seconds(load, tasks_of(session, other.job_id)) or usual
-    # As many lines as there are workers of the slowest stage.
-    lines = max(1, min(len(at_work), workers.live_count(session, progress_pb2.STAGE_TRAIN)))
-    return own + (running + ahead * usual) / lines
+    usual = outlook.usual_seconds or own
+    running = outlook.running_seconds if outlook.running_seconds is not None else usual
+    return own + (running + (position - 1) * usual) / outlook.lines
 
 
 def queue_message(session: Session, max_concurrent: int, caller: Caller = EVERYONE) -> pb.GetQueueResponse:

@@ -21,11 +21,9 @@ from tests.conftest import free_ports
 _USER = "splatmill"
 _DIE_WITH_PARENT = ("setpriv", "--pdeathsig", "QUIT")
 _START_SECONDS = 30.0
-# Nothing here must survive a power cut.
+# In tests nothing must survive a power cut.
+_UNSAFE = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
 _SETTINGS = {
-    "fsync": "off",
-    "full_page_writes": "off",
-    "synchronous_commit": "off",
     "shared_buffers": "32MB",
     "max_connections": "200",
     "listen_addresses": "127.0.0.1",
@@ -57,10 +55,12 @@ class Postgres:
 
     Args:
         binaries: Folder of PostgreSQL's programs.
+        safe: Whether commits wait for the disk, as they do in earnest.
     """
 
-    def __init__(self, binaries: Path) -> None:
+    def __init__(self, binaries: Path, safe: bool = False) -> None:
         self._binaries = binaries
+        self._settings = _SETTINGS if safe else {**_SETTINGS, **_UNSAFE}
         self._owner = _owner()
         self.folder = Path(tempfile.mkdtemp(prefix="splatmill-postgres-"))
         (self.port,) = free_ports(1)
@@ -84,7 +84,7 @@ class Postgres:
 
     def start(self) -> None:
         """Starts the server and waits until it answers."""
-        options = [part for key, value in _SETTINGS.items() for part in ("-c", f"{key}={value}")]
+        options = [part for key, value in self._settings.items() for part in ("-c", f"{key}={value}")]
         options += ["-c", f"unix_socket_directories={self.folder}", "-p", str(self.port)]
         with (self.folder / "log").open("ab") as output:
             self._process = subprocess.Popen(
@@ -127,8 +127,11 @@ class Postgres:
 
 
 @contextlib.contextmanager
-def running() -> Iterator[Postgres]:
+def running(safe: bool = False) -> Iterator[Postgres]:
     """A server for as long as the context lasts.
+
+    Args:
+        safe: Whether commits wait for the disk.
 
     Raises:
         FileNotFoundError: There is no PostgreSQL on this machine.
@@ -139,7 +142,7 @@ def running() -> Iterator[Postgres]:
             "no PostgreSQL on this machine; install it (Debian: apt-get install postgresql), "
             "or set SPLATMILL_TEST_POSTGRES to the folder of initdb"
         )
-    server = Postgres(binaries)
+    server = Postgres(binaries, safe)
     try:
         yield server
     finally:

@@ -108,7 +108,7 @@ async def test_never_a_bug_never_outside(target, method, with_key, data, monkeyp
 
 async def jobs_of(bench: Bench) -> list[tuple[str, int, str, int]]:
     """All jobs, whoever asks."""
-    query = select(Job.job_id, Job.state, Job.pub_key, Job.priority).order_by(col(Job.created_at)).limit(2)
+    query = select(Job.job_id, Job.state, Job.pub_key, Job.rank).order_by(col(Job.created_at)).limit(2)
     return await bench.registry.transact(lambda s: [tuple(row) for row in s.exec(query).all()])
 
 

@@ -7,6 +7,7 @@ import hashlib
 
 import pytest
 
+from services.registry import leases
 from splatmill.errors import Reason
 from splatmill.v1 import options_pb2, progress_pb2, task_pb2
 from splatmill.v1 import reconstruction_pb2 as pb
@@ -94,8 +95,11 @@ async def test_artifacts(bench):
 
 async def test_the_queue_is_first_in_first_out(bench):
     first, second, third = [await bench.create() for _ in range(3)]
+    await bench.registry.transact(leases.tell_queue)
     task = await bench.lease()
     assert task.job_id == first.job_id
+    await bench.registry.transact(leases.tell_queue)
+    await bench.registry.transact(leases.tell_queue)
     assert await bench.lease() is None, "one job at a time"
     assert (await bench.get(third.job_id)).queue_position == 2
     queue = await bench.jobs.GetQueue(pb.GetQueueRequest())
@@ -106,6 +110,7 @@ async def test_the_queue_is_first_in_first_out(bench):
     ]
     await bench.jobs.CancelJob(pb.CancelJobRequest(job_id=second.job_id))
     assert (await bench.get(third.job_id)).queue_position == 1
+    await bench.registry.transact(leases.tell_queue)
     await bench.finish(task)
     await bench.finish(await bench.lease())
     await bench.finish(await bench.lease())

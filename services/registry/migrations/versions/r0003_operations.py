@@ -15,7 +15,8 @@ depends_on = None
 
 _NEW_TABLES = ("stage_time", "error_log", "worker", "gpu_usage", "api_key")
 _JOB_COLUMNS = (
-    "owner", "priority", "turn", "shared", "share_expires_at", "expired", "trace", "expected_seconds",
+    "owner", "rank", "turn", "shared", "share_expires_at", "expired", "trace", "told_position",
+    "expected_seconds",
 )  # fmt: skip
 
 
@@ -23,18 +24,20 @@ def upgrade() -> None:
     """Adds columns and tables."""
     large = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
     op.add_column("line", sa.Column("turn", large, nullable=False, server_default="0"))
+    op.add_column("line", sa.Column("moved", sa.Boolean(), nullable=False, server_default=sa.false()))
     op.add_column("line", sa.Column("database_id", sa.String(), nullable=False, server_default=""))
     op.add_column("job", sa.Column("owner", sa.String(8), nullable=False, server_default=""))
-    op.add_column("job", sa.Column("priority", sa.Integer(), nullable=False, server_default="0"))
+    op.add_column("job", sa.Column("rank", sa.Integer(), nullable=False, server_default="0"))
     op.add_column("job", sa.Column("turn", large, nullable=False, server_default="0"))
     op.add_column("job", sa.Column("shared", sa.Boolean(), nullable=False, server_default=sa.true()))
     op.add_column("job", sa.Column("share_expires_at", sa.Float()))
     op.add_column("job", sa.Column("expired", sa.Integer(), nullable=False, server_default="0"))
     op.add_column("job", sa.Column("trace", sa.String(55), nullable=False, server_default=""))
+    op.add_column("job", sa.Column("told_position", sa.Integer(), nullable=False, server_default="0"))
     op.add_column("job", sa.Column("expected_seconds", sa.Float()))
     op.add_column("task", sa.Column("device", sa.String(), nullable=False, server_default=""))
     op.create_index("ix_job_owner", "job", ["owner"])
-    op.create_index("job_by_turn", "job", ["state", "priority", "turn", "queue_number"])
+    op.create_index("job_by_turn", "job", ["state", "rank", "turn", "queue_number"])
     op.execute("UPDATE job SET turn = queue_number")
     op.execute("UPDATE line SET turn = last_number")
     _create_access(large)
@@ -114,4 +117,5 @@ def downgrade() -> None:
         task.drop_column("device")
     with op.batch_alter_table("line") as line:
         line.drop_column("turn")
+        line.drop_column("moved")
         line.drop_column("database_id")
