@@ -38,6 +38,7 @@ def main() -> None:
         train_image_size=arguments.size,
         seed=arguments.seed,
         test_every=8,
+        antialiased=arguments.antialiased,
     )
     config = resolve(options, TrainerSettings(), arguments.defaults or backend.device.type)
     if arguments.coarse_to_fine is not None:
@@ -59,7 +60,7 @@ def main() -> None:
         f"| {trainer.gaussians.count} | {peak_memory(backend.device)} |"
     )
     if arguments.ply:
-        write_ply(arguments.ply, to_cloud(trainer.gaussians))
+        write_ply(arguments.ply, to_cloud(trainer.gaussians, config.antialiased))
 
 
 def parse() -> argparse.Namespace:
@@ -75,6 +76,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--size", type=int, help="longest side of the photos in pixels")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--coarse-to-fine", choices=("yes", "no"))
+    parser.add_argument("--antialiased", action="store_true")
     parser.add_argument("--curve", action="store_true", help="print the held-out PSNR ten times on the way")
     parser.add_argument("--label", help="what the row is called")
     parser.add_argument("--ply", type=Path, help="write the scene here")
@@ -96,8 +98,9 @@ def warm_up(trainer: Trainer) -> None:
         for camera, picture in zip(view.cameras, view.pictures, strict=True):
             target = picture.to(trainer.backend.device)
             output = trainer.backend.loss_and_gradients(
-                trainer.gaussians, camera, target, trainer.config.sh_degree, trainer.background, 0.2
-            )
+                trainer.gaussians, camera, target, trainer.config.sh_degree, trainer.background, 0.2,
+                trainer.config.antialiased,
+            )  # fmt: skip
         no_rates = dict.fromkeys((name for name, _ in trainer.gaussians.items()), 0.0)
         state = trainer.state
         trainer.backend.adam_step(

@@ -19,9 +19,16 @@ class GsplatBackend(CudaBackend):
         super().__init__()
         self._views: dict[int, tuple[Camera, Tensor, Tensor]] = {}
 
-    def render(self, gaussians: Gaussians, camera: Camera, sh_degree: int, background: Tensor) -> Tensor:
+    def render(
+        self,
+        gaussians: Gaussians,
+        camera: Camera,
+        sh_degree: int,
+        background: Tensor,
+        antialiased: bool = False,
+    ) -> Tensor:
         with torch.no_grad():
-            picture, _ = self._rasterize(gaussians, camera, sh_degree, background)
+            picture, _ = self._rasterize(gaussians, camera, sh_degree, background, antialiased)
         return picture
 
     def loss_and_gradients(
@@ -32,9 +39,10 @@ class GsplatBackend(CudaBackend):
         sh_degree: int,
         background: Tensor,
         dssim_weight: float,
+        antialiased: bool = False,
     ) -> StepOutput:
         leaves = Gaussians(**{name: t.detach().requires_grad_() for name, t in gaussians.items()})
-        picture, info = self._rasterize(leaves, camera, sh_degree, background)
+        picture, info = self._rasterize(leaves, camera, sh_degree, background, antialiased)
         info["means2d"].retain_grad()
         planes = picture.detach().permute(2, 0, 1).contiguous()
         gradient, loss = self._loss(planes, target, dssim_weight)
@@ -47,13 +55,14 @@ class GsplatBackend(CudaBackend):
         return StepOutput(loss, gradients, norms, info["radii"][0].amax(dim=-1).float())
 
     def _rasterize(
-        self, g: Gaussians, camera: Camera, sh_degree: int, background: Tensor
+        self, g: Gaussians, camera: Camera, sh_degree: int, background: Tensor, antialiased: bool
     ) -> tuple[Tensor, dict[str, Any]]:
         view, intrinsics = self._view(camera)
         pictures, _, info = rasterization(
             g.means, g.quats, g.log_scales.exp(), g.opacity_logits.sigmoid(),
             torch.cat((g.sh0[:, None], g.sh_rest), 1), view, intrinsics, camera.width, camera.height,
             sh_degree=sh_degree, packed=False, backgrounds=background[None], near_plane=0.01,
+            rasterize_mode="antialiased" if antialiased else "classic",
         )  # fmt: skip
         return pictures[0], info
 

@@ -90,6 +90,9 @@ class TrainingOptions(StageOptions):
         None, description="Behind the scene while training; random leaves nothing transparent."
     )
     coarse_to_fine: bool | None = Field(None, description="Begin at a quarter of the resolution.")
+    antialiased: bool | None = Field(
+        None, description="Keep small and far Gaussians as bright at every size of the picture."
+    )
     seed: int | None = Field(None, ge=0, le=2**63 - 1, description="Seed of every random choice.")
 
 
@@ -120,6 +123,7 @@ DEFAULTS = {
     "strategy": "default",
     "background": "black",
     "coarse_to_fine": "false on a GPU, true without",
+    "antialiased": "false",
     "iterations": "10000 on a GPU, 2500 without",
     "densify_until_iter": "half of the iterations",
     "sh_degree": "3",

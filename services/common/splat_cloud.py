@@ -24,6 +24,7 @@ Array = NDArray[np.float32]
 
 _ROWS_AT_ONCE = 16_384  # 4 MB of rows of degree 3: reads and writes of one block stay in the cache
 _REST_COUNTS = (0, 3, 8, 15)  # higher coefficients a channel of degrees 0 to 3
+_ANTIALIASED = "antialiased"  # the comment in the header of such a scene
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +37,8 @@ class SplatCloud:
     opacity_logits: Array  # [N]
     sh0: Array  # [N, 3], degree-0 coefficients of the colour
     sh_rest: Array  # [N, K - 1, 3], the higher ones, K = (degree + 1)^2
+    antialiased: bool = False
+    """Whether it was trained with opacities that make up for the low-pass filter, and is to be shown so."""
 
     def __post_init__(self) -> None:
         """Checks shapes and types."""
@@ -71,7 +74,8 @@ class SplatCloud:
 
     def select(self, index: NDArray[np.bool_] | NDArray[np.intp]) -> SplatCloud:
         """Those named by ``index`` ([N] bool mask, or [M] indices), as copies."""
-        return SplatCloud(**{name: array[index] for name, array in self.items()})
+        chosen = {name: array[index] for name, array in self.items()}
+        return SplatCloud(**chosen, antialiased=self.antialiased)
 
     def finite(self) -> NDArray[np.bool_]:
         """Which Gaussians hold neither NaN nor infinity, [N]."""
@@ -114,7 +118,8 @@ def write_ply(path: Path, cloud: SplatCloud) -> None:
         rows[block, 10 + rest : 13 + rest] = cloud.log_scales[block]
         rows[block, 13 + rest : 17 + rest] = cloud.quats[block]
     vertices = rows.view([(name, "<f4") for name in names]).reshape(len(cloud))
-    PlyData([PlyElement.describe(vertices, "vertex")], byte_order="<").write(str(path))
+    comments = [_ANTIALIASED] if cloud.antialiased else []
+    PlyData([PlyElement.describe(vertices, "vertex")], byte_order="<", comments=comments).write(str(path))
 
 
 def read_ply(path: Path) -> SplatCloud:
@@ -131,7 +136,8 @@ def read_ply(path: Path) -> SplatCloud:
             no PLY, is cut off, or holds no Gaussians.
     """
     try:
-        vertices = PlyData.read(str(path), mmap="r")["vertex"].data
+        content = PlyData.read(str(path), mmap="r")
+        vertices = content["vertex"].data
     except FileNotFoundError:
         raise SplatmillError(
             Reason.INPUT_NOT_FOUND,
@@ -142,10 +148,10 @@ def read_ply(path: Path) -> SplatCloud:
     # plyfile tells a broken header by any of these, and a missing element by KeyError.
     except (PlyParseError, ValueError, KeyError, TypeError, IndexError, OSError) as error:
         raise _not_3dgs(path, f"it cannot be read as PLY ({_first_line(error)})") from error
-    return _cloud_from_vertices(path, vertices)
+    return _cloud_from_vertices(path, vertices, _ANTIALIASED in content.comments)
 
 
-def _cloud_from_vertices(path: Path, vertices: NDArray[Any]) -> SplatCloud:
+def _cloud_from_vertices(path: Path, vertices: NDArray[Any], antialiased: bool) -> SplatCloud:
     """Copies the named properties into the cloud's arrays, block by block."""
     names = set(vertices.dtype.names or ())
     rest = sum(name.startswith("f_rest_") for name in names)
@@ -175,7 +181,7 @@ def _cloud_from_vertices(path: Path, vertices: NDArray[Any]) -> SplatCloud:
         block = slice(start, start + _ROWS_AT_ONCE)
         for name, target in targets:
             target[block] = vertices[name][block]
-    return SplatCloud(positions, log_scales, quats, opacity_logits[:, 0], sh0, sh_rest)
+    return SplatCloud(positions, log_scales, quats, opacity_logits[:, 0], sh0, sh_rest, antialiased)
 
 
 def _not_3dgs(path: Path, why: str) -> SplatmillError:

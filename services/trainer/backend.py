@@ -26,11 +26,26 @@ class Backend(Protocol):
     The rasterisation is that of 3D Gaussian Splatting (Kerbl et al. 2023): EWA projection
     with a 0.3 pixel low-pass filter, alpha = min(0.99, opacity * exp(-power)), alphas below
     1/255 skipped, front to back until the transmittance falls below 1e-4.
+
+    The low-pass filter widens a Gaussian and so makes a small or far one brighter than it is,
+    the more the coarser the picture. ``antialiased`` multiplies each projected Gaussian's
+    opacity by rho = sqrt(max(det(cov2d), 0) / det(cov2d + 0.3 I)), cov2d the covariance in
+    pixel^2 before the filter: the 2D Mip filter of Mip-Splatting (Yu et al. 2024), with the
+    filter's 0.3 instead of 0.1, and what gsplat calls "antialiased". Gradients pass through
+    rho to means, scales and quaternions. A scene is to be shown in the mode that it was
+    trained in.
     """
 
     device: torch.device
 
-    def render(self, gaussians: Gaussians, camera: Camera, sh_degree: int, background: Tensor) -> Tensor:
+    def render(
+        self,
+        gaussians: Gaussians,
+        camera: Camera,
+        sh_degree: int,
+        background: Tensor,
+        antialiased: bool = False,
+    ) -> Tensor:
         """Renders a picture without gradients.
 
         Args:
@@ -38,6 +53,7 @@ class Backend(Protocol):
             camera: Where from, and how large.
             sh_degree: Degree of spherical harmonics in use, 0 to the stored degree.
             background: Linear RGB behind the scene, [3] float32 on ``device``.
+            antialiased: Whether opacities are multiplied by rho, see above.
 
         Returns:
             RGB, not clamped, [height, width, 3] float32 on ``device``.
@@ -52,6 +68,7 @@ class Backend(Protocol):
         sh_degree: int,
         background: Tensor,
         dssim_weight: float,
+        antialiased: bool = False,
     ) -> StepOutput:
         """One forward and backward pass of (1 - w) L1 + w (1 - SSIM), w = ``dssim_weight``.
 
@@ -65,6 +82,7 @@ class Backend(Protocol):
             sh_degree: Degree of spherical harmonics in use.
             background: Linear RGB behind the scene, [3] float32 on ``device``.
             dssim_weight: Weight of D-SSIM, 0 to 1.
+            antialiased: Whether opacities are multiplied by rho, see above.
 
         Returns:
             Loss and gradients; the tensors are valid until the next call.

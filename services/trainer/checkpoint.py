@@ -31,7 +31,8 @@ def fingerprint(dataset: Dataset, config: TrainingConfig) -> str:
 
     The length of the run is none of them: a finished training can be extended.
     """
-    digest = hashlib.sha256(f"{config.sh_degree} {config.strategy} {config.test_every}".encode())
+    choices = (config.sh_degree, config.strategy, config.test_every, config.antialiased)
+    digest = hashlib.sha256(" ".join(map(str, choices)).encode())
     for view in dataset.train + dataset.test:
         digest.update(view.name.encode())
         digest.update(view.cameras[0].cam_from_world.numpy().tobytes())

@@ -33,6 +33,8 @@ class TrainingConfig:
     """How the number of Gaussians is controlled."""
     background: Background = Background.BLACK
     """What is behind the scene."""
+    antialiased: bool = False
+    """Whether opacities make up for the low-pass filter; see ``services.trainer.backend``."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,7 @@ def resolve(options: TrainingOptions, settings: TrainerSettings, device_type: st
         coarse_to_fine=on_cpu if options.coarse_to_fine is None else options.coarse_to_fine,
         strategy=strategy,
         background=options.background or Background.BLACK,
+        antialiased=bool(options.antialiased),
     )
 
 

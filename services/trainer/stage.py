@@ -116,7 +116,7 @@ def _run(
     started = time.monotonic()
     folder = output_dir / "point_cloud" / f"iteration_{trainer.iteration}"
     folder.mkdir(parents=True)
-    write_ply(folder / "point_cloud.ply", to_cloud(trainer.gaussians))
+    write_ply(folder / "point_cloud.ply", to_cloud(trainer.gaussians, config.antialiased))
     record.seconds["export"] = time.monotonic() - started
     report = write_report(output_dir / REPORT, trainer, chosen.name, record, qualities, comparisons)
     metrics = {
@@ -278,7 +278,7 @@ def _checked(loss: torch.Tensor, iteration: int) -> float:
     return value
 
 
-def to_cloud(gaussians: Gaussians) -> SplatCloud:
+def to_cloud(gaussians: Gaussians, antialiased: bool = False) -> SplatCloud:
     """The scene as the file formats know it."""
     arrays = {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in gaussians.items()}
     return SplatCloud(
@@ -288,6 +288,7 @@ def to_cloud(gaussians: Gaussians) -> SplatCloud:
         opacity_logits=arrays["opacity_logits"],
         sh0=arrays["sh0"],
         sh_rest=arrays["sh_rest"],
+        antialiased=antialiased,
     )
 
 

@@ -114,7 +114,9 @@ class Trainer:
     def render(self, view: View) -> Tensor:
         """A photo's view at full size, [height, width, 3] float32, not clamped, on the device."""
         degree = self.schedule.degree(self.iteration)
-        return self.backend.render(self.gaussians, view.cameras[0], degree, self.background)
+        return self.backend.render(
+            self.gaussians, view.cameras[0], degree, self.background, self.config.antialiased
+        )
 
     def checkpoint(self) -> dict[str, Any]:
         """All that a later process needs to go on from this step as this one would."""
@@ -157,6 +159,7 @@ class Trainer:
             self.schedule.degree(step),
             self._background_of_step(),
             DSSIM_WEIGHT,
+            self.config.antialiased,
         )
         self.control.observe(step, output)
         self.backend.adam_step(

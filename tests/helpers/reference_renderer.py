@@ -77,8 +77,21 @@ def project(g: Gaussians, camera: Camera) -> tuple[Tensor, Tensor, Tensor]:
     return mean, covariance, z
 
 
+def compensation(covariance: Tensor) -> Tensor:
+    """rho [N] of covariances after the low-pass filter, [N, 2, 2]: see ``services.trainer.backend``."""
+    before = torch.linalg.det(covariance - LOW_PASS * torch.eye(2, dtype=covariance.dtype))
+    flat = before <= 0  # kept from the root, whose slope is infinite there
+    ratio = torch.where(flat, 1.0, before) / torch.linalg.det(covariance)
+    return torch.where(flat, 0.0, ratio.sqrt())
+
+
 def render(
-    g: Gaussians, camera: Camera, sh_degree: int, background: Tensor, means2d_offset: Tensor | None = None
+    g: Gaussians,
+    camera: Camera,
+    sh_degree: int,
+    background: Tensor,
+    means2d_offset: Tensor | None = None,
+    antialiased: bool = False,
 ) -> Tensor:
     """The picture, [height, width, 3]. ``means2d_offset`` [N, 2] is added to the projected means."""
     mean, covariance, depth = project(g, camera)
@@ -91,6 +104,8 @@ def render(
     color = (torch.einsum("nk,nkc->nc", sh_basis(directions, sh_degree), coefficients) + 0.5).clamp_min(0)
     conic = torch.linalg.inv(covariance)
     opacity = torch.sigmoid(g.opacity_logits)
+    if antialiased:
+        opacity = opacity * compensation(covariance)
     v, u = torch.meshgrid(
         torch.arange(camera.height, dtype=g.means.dtype) + 0.5,
         torch.arange(camera.width, dtype=g.means.dtype) + 0.5,
@@ -141,13 +156,14 @@ def loss_and_gradients(
     sh_degree: int,
     background: Tensor,
     dssim_weight: float,
+    antialiased: bool = False,
 ) -> tuple[Tensor, Gaussians, Tensor]:
     """Loss, its gradient by the parameters, and the norms of that by the means in NDC, all float64."""
     leaves = Gaussians(
         **{n: t.detach().cpu().double().clone().requires_grad_() for n, t in gaussians.items()}
     )
     offset = torch.zeros(gaussians.count, 2, dtype=torch.float64, requires_grad=True)
-    picture = render(leaves, camera, sh_degree, background.cpu().double(), offset)
+    picture = render(leaves, camera, sh_degree, background.cpu().double(), offset, antialiased)
     wanted = target.cpu().double() / 255
     l1 = (picture - wanted).abs().mean()
     loss = (1 - dssim_weight) * l1 + dssim_weight * (1 - ssim(picture, wanted))

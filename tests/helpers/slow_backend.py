@@ -14,13 +14,17 @@ class SlowBackend:
     def __init__(self) -> None:
         self.device = torch.device("cpu")
 
-    def render(self, gaussians, camera, sh_degree, background):
+    def render(self, gaussians, camera, sh_degree, background, antialiased=False):
         doubled = Gaussians(**{name: tensor.double() for name, tensor in gaussians.items()})
-        return reference.render(doubled, camera, sh_degree, background.double()).float()
+        return reference.render(
+            doubled, camera, sh_degree, background.double(), antialiased=antialiased
+        ).float()
 
-    def loss_and_gradients(self, gaussians, camera, target, sh_degree, background, dssim_weight):
+    def loss_and_gradients(
+        self, gaussians, camera, target, sh_degree, background, dssim_weight, antialiased=False
+    ):
         loss, gradients, norms = reference.loss_and_gradients(
-            gaussians, camera, target, sh_degree, background, dssim_weight
+            gaussians, camera, target, sh_degree, background, dssim_weight, antialiased
         )
         mean, covariance, depth = reference.project(gaussians, camera)
         reach = 3 * covariance.diagonal(dim1=1, dim2=2).amax(dim=1).sqrt()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import struct
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -67,6 +68,12 @@ def test_spz_bytes(tmp_path):
     assert struct.unpack("<2I", raw[48:56])[0] == 3 << 30
     assert struct.unpack("<2I", raw[48:56])[1] in (rotated, turned)  # all four are equally large
     assert list(raw[56:]) == [0, 160, 255] * 3 + [192, 64, 0] * 3
+
+
+def test_spz_says_that_it_is_antialiased(tmp_path):
+    for antialiased in (False, True):
+        write_spz(tmp_path / "scene.spz", replace(two_gaussians(), antialiased=antialiased), np.array([0, 1]))
+        assert gzip.decompress((tmp_path / "scene.spz").read_bytes())[14] == antialiased
 
 
 def decode_spz(data: bytes) -> dict[str, np.ndarray]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from plyfile import PlyData, PlyElement
@@ -23,6 +25,17 @@ def test_ply_round_trip_is_exact(tmp_path, make_cloud, degree, count):
     back = read_ply(tmp_path / "cloud.ply")
     assert back.sh_degree == degree
     assert_equal(cloud, back)
+
+
+@pytest.mark.parametrize("antialiased", [False, True])
+def test_ply_says_how_it_was_trained(tmp_path, make_cloud, antialiased):
+    cloud = replace(make_cloud(30), antialiased=antialiased)
+    write_ply(tmp_path / "cloud.ply", cloud.select(np.arange(20)))
+    back = read_ply(tmp_path / "cloud.ply")
+    assert back.antialiased is antialiased
+    assert_equal(cloud.select(np.arange(20)), back)
+    header = (tmp_path / "cloud.ply").read_bytes().split(b"end_header")[0]
+    assert (b"\ncomment antialiased\n" in header) is antialiased
 
 
 def test_ply_layout_is_the_standard_one(tmp_path, make_cloud):

@@ -87,6 +87,9 @@ def test_other_photos_and_other_kinds_begin_anew(scene, tmp_path):
     other = write_scene(tmp_path / "sfm", photos=11, points=30)
     assert whole(other, tmp_path / "b", tmp_path / "kept", iterations=20)["resumed_at"] is None
     assert whole(other, tmp_path / "c", tmp_path / "kept", iterations=30, sh_degree=1)["resumed_at"] is None
+    assert (
+        whole(other, tmp_path / "d", tmp_path / "kept", iterations=30, antialiased=True)["resumed_at"] is None
+    )
 
 
 def test_a_broken_checkpoint_costs_the_way_so_far_only(scene, tmp_path):

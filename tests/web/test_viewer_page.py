@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from playwright.sync_api import Page, expect
 from web_gateway import FakeGateway
-from web_scene import box, ply_bytes, splat_bytes, spz_bytes
+from web_scene import SCALE, box, ply_bytes, splat_bytes, spz_bytes
 
 pytestmark = pytest.mark.browser
 
@@ -333,3 +334,20 @@ def test_a_phone_turns_with_one_finger(gateway: FakeGateway, open_page: OpenPage
     touch("touchMove", (80, 260), (280, 260))
     touch("touchEnd")
     assert share(picture(page), "red") > 1.3 * share(before, "red"), "pinching apart leads closer"
+
+
+@pytest.mark.parametrize("format_name", ["spz", "ply"])
+def test_an_antialiased_scene_is_shown_as_it_was_trained(
+    gateway: FakeGateway, open_page: OpenPage, format_name: str
+) -> None:
+    """Splats of a tenth of a pixel hardly show when their opacity makes up for the blur."""
+    tiny = replace(box(), scale=SCALE / 40)
+    write = {"spz": spz_bytes, "ply": ply_bytes}[format_name]
+    name = {"spz": "scene.spz", "ply": "cloud.ply"}[format_name]
+    light = []
+    for antialiased in (False, True):
+        gateway.add_scene(KEY, {name: write(tiny, antialiased)}, gaussian_count=len(tiny), title="Dust")
+        light.append(float(picture(open_page(f"/v/{KEY}?format={format_name}", viewport=VIEWPORT)).mean()))
+    empty = 13 / 255
+    assert light[0] - empty > 0.02
+    assert light[1] - empty < 0.5 * (light[0] - empty)

@@ -84,10 +84,10 @@ def splat_bytes(splats: Splats) -> bytes:
     return record.tobytes()
 
 
-def spz_bytes(splats: Splats) -> bytes:
+def spz_bytes(splats: Splats, antialiased: bool = False) -> bytes:
     """SPZ version 3 without spherical harmonics: 12 fractional bits, identity rotations."""
     total = len(splats)
-    header = np.array([0x5053474E, 3, total], "<u4").tobytes() + bytes([0, 12, 0, 0])
+    header = np.array([0x5053474E, 3, total], "<u4").tobytes() + bytes([0, 12, antialiased, 0])
     fixed = np.round(splats.positions * 4096).astype("<i4")
     positions = fixed.view(np.uint8).reshape(total, 3, 4)[:, :, :3]
     alphas = np.full(total, round(splats.opacity * 255), np.uint8)
@@ -100,7 +100,7 @@ def spz_bytes(splats: Splats) -> bytes:
     return gzip.compress(header + b"".join(part.tobytes() for part in parts), 6)
 
 
-def ply_bytes(splats: Splats) -> bytes:
+def ply_bytes(splats: Splats, antialiased: bool = False) -> bytes:
     """The standard 3DGS PLY of degree 0."""
     names = ["x", "y", "z", "f_dc_0", "f_dc_1", "f_dc_2", "opacity"]
     names += [f"scale_{i}" for i in range(3)] + [f"rot_{i}" for i in range(4)]
@@ -111,5 +111,6 @@ def ply_bytes(splats: Splats) -> bytes:
     rows[:, 7:10] = np.log(splats.scale)
     rows[:, 10] = 1
     properties = "".join(f"property float {name}\n" for name in names)
-    header = f"ply\nformat binary_little_endian 1.0\nelement vertex {len(splats)}\n{properties}end_header\n"
-    return header.encode() + rows.tobytes()
+    comment = "comment antialiased\n" if antialiased else ""
+    header = f"ply\nformat binary_little_endian 1.0\n{comment}element vertex {len(splats)}\n{properties}"
+    return header.encode() + b"end_header\n" + rows.tobytes()

@@ -30,6 +30,7 @@ SH1_BITS = 5
 SH_REST_BITS = 4
 """Bits kept of coefficients of degrees 2 and 3."""
 
+_ANTIALIASED = 1  # flag
 _COLOR_SCALE = 0.15
 _LARGEST_FIXED = (1 << 23) - 1
 _MAX_FRACTIONAL_BITS = 20
@@ -46,7 +47,8 @@ def write_spz(path: Path, cloud: SplatCloud, order: NDArray[np.intp]) -> None:
         order: Order of the Gaussians in the file.
     """
     fractional_bits = _fractional_bits(cloud.positions)
-    header = struct.pack("<IIIBBBB", MAGIC, VERSION, len(cloud), cloud.sh_degree, fractional_bits, 0, 0)
+    flags = _ANTIALIASED if cloud.antialiased else 0
+    header = struct.pack("<IIIBBBB", MAGIC, VERSION, len(cloud), cloud.sh_degree, fractional_bits, flags, 0)
     # No name and no time in the gzip header: the same scene gives the same bytes.
     with path.open("wb") as raw, gzip.GzipFile("", "wb", _GZIP_LEVEL, raw, mtime=0) as file:
         file.write(header)

@@ -47,9 +47,16 @@ class CpuBackend:
         if not any(environment.CACHE_DIR.rglob("*.nbi")):
             log.info("compiling the CPU kernels; this happens once and takes about half a minute")
 
-    def render(self, gaussians: Gaussians, camera: Camera, sh_degree: int, background: Tensor) -> Tensor:
+    def render(
+        self,
+        gaussians: Gaussians,
+        camera: Camera,
+        sh_degree: int,
+        background: Tensor,
+        antialiased: bool = False,
+    ) -> Tensor:
         """See ``Backend.render``."""
-        picture = self._forward(gaussians, camera, sh_degree, background)
+        picture = self._forward(gaussians, camera, sh_degree, background, antialiased)
         return torch.from_numpy(picture.transpose(1, 2, 0).copy())
 
     def loss_and_gradients(
@@ -60,14 +67,15 @@ class CpuBackend:
         sh_degree: int,
         background: Tensor,
         dssim_weight: float,
+        antialiased: bool = False,
     ) -> StepOutput:
         """See ``Backend.loss_and_gradients``."""
         expected = (camera.height, camera.width, 3)
         if tuple(target.shape) != expected or target.dtype != torch.uint8:
             raise ValueError(f"target is {target.dtype} {tuple(target.shape)}, expected uint8 {expected}")
-        picture = self._forward(gaussians, camera, sh_degree, background)
+        picture = self._forward(gaussians, camera, sh_degree, background, antialiased)
         slope, loss = self._loss(picture, target.contiguous().numpy(), dssim_weight)
-        return self._backward(gaussians, camera, sh_degree, picture, slope, loss)
+        return self._backward(gaussians, camera, sh_degree, picture, slope, loss, antialiased)
 
     def adam_step(
         self,
@@ -95,7 +103,7 @@ class CpuBackend:
         """See ``Backend.synchronize``; nothing runs behind the caller's back here."""
 
     def _forward(
-        self, gaussians: Gaussians, camera: Camera, sh_degree: int, background: Tensor
+        self, gaussians: Gaussians, camera: Camera, sh_degree: int, background: Tensor, antialiased: bool
     ) -> NDArray[np.float32]:
         """Answers the picture, [3, height, width] float32, in scratch memory."""
         width, height, count = camera.width, camera.height, gaussians.count
@@ -107,7 +115,8 @@ class CpuBackend:
         project_forward(
             _packed(camera), *(_array(tensor) for _, tensor in gaussians.items()), sh_degree,
             tiles_x, tiles_y,
-            records, depths, counts, half_heights, radii, self._threads,
+            records, depths, counts, half_heights, radii, self._full_opacities(count, antialiased),
+            self._threads,
         )  # fmt: skip
         ranges, lists = self._bin(records, half_heights, depths, counts)
         picture = self._buffer("picture", (3, height, width))
@@ -161,6 +170,7 @@ class CpuBackend:
         picture: NDArray[np.float32],
         slope: NDArray[np.float32],
         loss: float,
+        antialiased: bool,
     ) -> StepOutput:
         count = gaussians.count
         if self._gradients is None or self._gradients.sh_rest.shape != gaussians.sh_rest.shape:
@@ -187,9 +197,14 @@ class CpuBackend:
             _packed(camera), _array(gaussians.means), _array(gaussians.log_scales), _array(gaussians.quats),
             _array(gaussians.sh_rest), sh_degree, records, counts, offsets,
             self._buffer("positions", (pairs,), np.int32), pair_gradients,
+            self._full_opacities(count, antialiased),
             *(_array(tensor) for _, tensor in gradients.items()), norms, self._threads,
         )  # fmt: skip
         return StepOutput(torch.tensor(loss), gradients, torch.from_numpy(norms), torch.from_numpy(radii))
+
+    def _full_opacities(self, count: int, antialiased: bool) -> NDArray[np.float32] | None:
+        """Opacities before the antialiasing factor, [N], which only an antialiased pass needs."""
+        return self._buffer("full_opacities", (count,)) if antialiased else None
 
     def _buffer(self, name: str, shape: tuple[int, ...], dtype: Any = np.float32) -> NDArray[Any]:
         """A scratch array, 64-byte aligned, that only ever grows."""

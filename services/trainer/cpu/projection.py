@@ -14,6 +14,7 @@ import math
 import numpy as np
 from numba import njit, prange
 
+from services.trainer.cpu.antialias import compensation
 from services.trainer.cpu.harmonics import C0, basis
 from services.trainer.cpu.tiles import row_range, span
 from services.trainer.cpu.view import ALPHA_MIN, FAR, HALF, LOW_PASS, ONE, TWO, ZERO, view
@@ -38,11 +39,14 @@ def project_forward(
     counts,
     half_heights,
     radii,
+    full_opacities,
     threads,
 ):
     """Fills records [N, 10], depths [N], tile counts [N], half heights [N] and radii [N].
 
-    A Gaussian that cannot be seen, or is not finite, gets count 0 and radius 0.
+    A Gaussian that cannot be seen, or is not finite, gets count 0 and radius 0. Antialiased
+    where ``full_opacities`` [N] is not None: it then gets the opacities before the factor rho.
+    numba compiles the two cases apart, so that the plain one pays nothing for the other.
     """
     total = means.shape[0]
     used = (degree + 1) * (degree + 1) - 1
@@ -64,6 +68,11 @@ def project_forward(
             det = xx * yy - xy * xy
             if not (opacity >= ALPHA_MIN and det > ZERO and det < np.float32(1e30)):
                 continue
+            if full_opacities is not None:
+                full_opacities[i] = opacity
+                opacity = opacity * compensation(factor)
+                if not opacity >= ALPHA_MIN:
+                    continue
             x = camera[12] * cam[0] / cam[2] + camera[14]
             y = camera[13] * cam[1] / cam[2] + camera[15]
             if not (abs(x) < FAR and abs(y) < FAR):

@@ -12,6 +12,7 @@ import math
 import numpy as np
 from numba import njit, prange
 
+from services.trainer.cpu.antialias import add_compensation_gradient
 from services.trainer.cpu.harmonics import C0, basis, direction_gradient
 from services.trainer.cpu.view import HALF, ONE, TWO, ZERO, view
 
@@ -103,6 +104,18 @@ def _harmonics_gradient(
     d_mean[2] += (slope[2] - along * dz) * inverse
 
 
+@njit(inline="always", fastmath={"contract", "reassoc", "nsz"})
+def _factor_gradient(r, g, factor, d_factor):
+    """Fills d_factor [6], the gradient by J W R S, from that of the conic."""
+    # d cov = - conic (d conic) conic, both symmetric.
+    a, b, c, da, db, dc = r[2], r[3], r[4], g[2], HALF * g[3], g[4]
+    m0, m1, m2, m3 = a * da + b * db, a * db + b * dc, b * da + c * db, b * db + c * dc
+    xx, xy, yy = -(m0 * a + m1 * b), -(m0 * b + m1 * c), -(m2 * b + m3 * c)
+    for k in range(3):
+        d_factor[k] = TWO * (xx * factor[k] + xy * factor[3 + k])
+        d_factor[3 + k] = TWO * (xy * factor[k] + yy * factor[3 + k])
+
+
 @njit(parallel=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
 def project_backward(
     camera,
@@ -116,6 +129,7 @@ def project_backward(
     offsets,
     positions,
     pair_gradients,
+    full_opacities,
     d_means,
     d_log_scales,
     d_quats,
@@ -139,6 +153,7 @@ def project_backward(
         offsets: [N] where its pairs stand in ``positions``.
         positions: [pairs] where they stand in ``pair_gradients``; -1 for none.
         pair_gradients: [pairs, 9].
+        full_opacities: [N] of the forward pass where it was antialiased, else None.
         d_means: [N, 3], written, as are all that follow.
         d_log_scales: [N, 3].
         d_quats: [N, 4].
@@ -177,7 +192,8 @@ def project_backward(
             )
             r = records[i]
             norms[i] = HALF * math.sqrt((g[0] * camera[16]) ** 2 + (g[1] * camera[17]) ** 2)
-            d_opacity_logits[i] = g[5] * r[5] * (ONE - r[5])
+            sigmoid = r[5] if full_opacities is None else full_opacities[i]
+            d_opacity_logits[i] = g[5] * r[5] * (ONE - sigmoid)
             for channel in range(3):
                 d_color[channel] = g[6 + channel] if r[6 + channel] > ZERO else ZERO
                 d_sh0[i, channel] = C0 * d_color[channel]
@@ -194,13 +210,9 @@ def project_backward(
                     d_sh_rest[i],
                     d_means[i],
                 )
-            # d cov = - conic (d conic) conic, both symmetric.
-            a, b, c, da, db, dc = r[2], r[3], r[4], g[2], HALF * g[3], g[4]
-            m0, m1, m2, m3 = a * da + b * db, a * db + b * dc, b * da + c * db, b * db + c * dc
-            xx, xy, yy = -(m0 * a + m1 * b), -(m0 * b + m1 * c), -(m2 * b + m3 * c)
-            for k in range(3):
-                d_factor[k] = TWO * (xx * factor[k] + xy * factor[3 + k])
-                d_factor[3 + k] = TWO * (xy * factor[k] + yy * factor[3 + k])
+            _factor_gradient(r, g, factor, d_factor)
+            if full_opacities is not None:
+                add_compensation_gradient(factor, g[5] * r[5], d_factor)
             d_jw[:] = ZERO
             for k in range(3):
                 d_scale = ZERO

@@ -30,19 +30,26 @@ class CudaBackend:
 
     def __init__(self, device: torch.device | None = None) -> None:
         self.device = device or torch.device("cuda", torch.cuda.current_device())
-        self._kernels = {"short": Kernels(self.device)}
+        self._kernels = {"short": self._make_kernels("short")}
         self._scratch: dict[str, Tensor] = {}
         self._cameras: dict[int, tuple[Camera, Tensor]] = {}
         self._gradients: Gaussians | None = None
         self._groups: tuple[tuple[int, ...], Tensor] | None = None
         self._capacity = 0
-        self._total_host = torch.zeros(1, dtype=torch.int64, pin_memory=True)
+        self._total_host = torch.zeros(1, dtype=torch.int64, pin_memory=self.device.type == "cuda")
         self._total_ready: torch.cuda.Event | None = None
         self._picture_size = (0, 0)
 
-    def render(self, gaussians: Gaussians, camera: Camera, sh_degree: int, background: Tensor) -> Tensor:
+    def render(
+        self,
+        gaussians: Gaussians,
+        camera: Camera,
+        sh_degree: int,
+        background: Tensor,
+        antialiased: bool = False,
+    ) -> Tensor:
         """See ``Backend.render``."""
-        picture = self._forward(gaussians, camera, sh_degree, background, exact=True)
+        picture = self._forward(gaussians, camera, sh_degree, background, antialiased, exact=True)
         return picture.permute(1, 2, 0).contiguous()
 
     def loss_and_gradients(
@@ -53,6 +60,7 @@ class CudaBackend:
         sh_degree: int,
         background: Tensor,
         dssim_weight: float,
+        antialiased: bool = False,
     ) -> StepOutput:
         """See ``Backend.loss_and_gradients``."""
         expected = (camera.height, camera.width, 3)
@@ -60,9 +68,9 @@ class CudaBackend:
             raise ValueError(f"target is {target.dtype} {tuple(target.shape)}, expected uint8 {expected}")
         exact = self._picture_size != (camera.width, camera.height)
         self._picture_size = (camera.width, camera.height)
-        picture = self._forward(gaussians, camera, sh_degree, background, exact)
+        picture = self._forward(gaussians, camera, sh_degree, background, antialiased, exact)
         picture_gradient, loss = self._loss(picture, target, dssim_weight)
-        return self._backward(gaussians, camera, sh_degree, picture, picture_gradient, loss)
+        return self._backward(gaussians, camera, sh_degree, picture, picture_gradient, loss, antialiased)
 
     def adam_step(
         self,
@@ -90,7 +98,13 @@ class CudaBackend:
         torch.cuda.synchronize(self.device)
 
     def _forward(
-        self, gaussians: Gaussians, camera: Camera, sh_degree: int, background: Tensor, exact: bool
+        self,
+        gaussians: Gaussians,
+        camera: Camera,
+        sh_degree: int,
+        background: Tensor,
+        antialiased: bool,
+        exact: bool,
     ) -> Tensor:
         """Answers the picture as planes, [3, height, width] float32, in scratch memory."""
         width, height, count = camera.width, camera.height, gaussians.count
@@ -104,7 +118,7 @@ class CudaBackend:
         tile_counts = self._buffer("tile_counts", count, torch.int32)
         kernels.launch(
             "projection", "project_forward", (math.ceil(count / 256),),
-            count, gaussians.sh_rest.shape[1], sh_degree, self._camera(camera), tiles_x, tiles_y,
+            count, gaussians.sh_rest.shape[1], sh_degree, antialiased, self._camera(camera), tiles_x, tiles_y,
             *(tensor for _, tensor in gaussians.items()), records, depths, tile_counts, radii,
         )  # fmt: skip
         sorted_pairs, ranges = self._bin(kernels, records, depths, tile_counts, tiles_x, tiles_y, exact)
@@ -196,6 +210,7 @@ class CudaBackend:
         picture: Tensor,
         picture_gradient: Tensor,
         loss: Tensor,
+        antialiased: bool,
     ) -> StepOutput:
         count = gaussians.count
         gradients = self._gradient_buffers(gaussians)
@@ -216,7 +231,7 @@ class CudaBackend:
         )  # fmt: skip
         kernels.launch(
             "projection", "project_backward", (math.ceil(count / _BACKWARD_THREADS),),
-            count, gaussians.sh_rest.shape[1], sh_degree, self._camera(camera),
+            count, gaussians.sh_rest.shape[1], sh_degree, antialiased, self._camera(camera),
             gaussians.means, gaussians.log_scales, gaussians.quats, records,
             self._scratch["tile_counts"], gaussians.sh_rest, record_gradients,
             *(tensor for _, tensor in gradients.items()), norms, block=_BACKWARD_THREADS,
@@ -227,8 +242,11 @@ class CudaBackend:
         """The kernels whose tile numbers are wide enough."""
         key = "short" if tile_count <= _SHORT_TILES else "int"
         if key not in self._kernels:
-            self._kernels[key] = Kernels(self.device, key)
+            self._kernels[key] = self._make_kernels(key)
         return self._kernels[key]
+
+    def _make_kernels(self, tile_key: str) -> Kernels:
+        return Kernels(self.device, tile_key)
 
     def _buffer(self, name: str, size: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """A flat scratch tensor of ``size`` elements that only ever grows."""

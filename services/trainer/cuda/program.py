@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from cuda.core import Device, LaunchConfig, Program, ProgramOptions, launch
 
-_SOURCES = ("projection", "binning", "raster", "loss", "adam")
-_THREADS = 256
+SOURCES = ("projection", "binning", "raster", "loss", "adam")
+THREADS = 256
 
 
 class _TorchStream:
@@ -30,7 +29,8 @@ class _TorchStream:
 
 
 @functools.cache
-def _source(name: str) -> str:
+def source(name: str) -> str:
+    """A file of kernels with what all of them share before it."""
     folder = resources.files("services.trainer.cuda") / "kernels"
     common = (folder / "common.cuh").read_text().replace("#pragma once", "")
     return common + (folder / f"{name}.cu").read_text()
@@ -45,22 +45,28 @@ class Kernels:
     """
 
     def __init__(self, device: torch.device, tile_key: str = "short") -> None:
-        self._device = Device(device.index or 0)
+        # Only here: it asks for the driver's bindings, which machines without a GPU need not have.
+        from cuda import core  # noqa: PLC0415
+
+        self._core = core
+        self._device = core.Device(device.index or 0)
         self._device.set_current()
         define = None if tile_key == "short" else [("TILE_KEY", tile_key)]
-        options = ProgramOptions(arch=f"sm_{self._device.arch}", std="c++17", define_macro=define)
-        self._modules = {name: Program(_source(name), "c++", options).compile("cubin") for name in _SOURCES}
+        options = core.ProgramOptions(arch=f"sm_{self._device.arch}", std="c++17", define_macro=define)
+        self._modules = {
+            name: core.Program(source(name), "c++", options).compile("cubin") for name in SOURCES
+        }
         self._kernels: dict[str, Any] = {}
         self._streams: dict[int, Any] = {}
         self._torch_device = device
 
     def launch(
-        self, source: str, kernel: str, grid: tuple[int, ...], *arguments: Any, block: int = _THREADS
+        self, name: str, kernel: str, grid: tuple[int, ...], *arguments: Any, block: int = THREADS
     ) -> None:
         """Queues a kernel on torch's current stream.
 
         Args:
-            source: File that holds it.
+            name: File that holds it.
             kernel: Its name.
             grid: Blocks in x, y, z.
             arguments: Tensors (by address), ints (as C int) and floats (as C float), or
@@ -69,12 +75,13 @@ class Kernels:
         """
         compiled = self._kernels.get(kernel)
         if compiled is None:
-            compiled = self._kernels[kernel] = self._modules[source].get_kernel(kernel)
+            compiled = self._kernels[kernel] = self._modules[name].get_kernel(kernel)
         handle = torch.cuda.current_stream(self._torch_device).cuda_stream
         stream = self._streams.get(handle)
         if stream is None:
             stream = self._streams[handle] = self._device.create_stream(_TorchStream(handle))
-        launch(stream, LaunchConfig(grid=grid, block=block), compiled, *map(_argument, arguments))
+        config = self._core.LaunchConfig(grid=grid, block=block)
+        self._core.launch(stream, config, compiled, *map(_argument, arguments))
 
 
 def _argument(value: Any) -> Any:

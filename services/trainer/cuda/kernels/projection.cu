@@ -68,6 +68,47 @@ __device__ __forceinline__ bool project(
     return true;
 }
 
+// What the low-pass filter must take from the opacity: Mip-Splatting's 2D filter (Yu et al. 2024),
+// rho = sqrt(det(cov2d) / det(cov2d + 0.3 I)), cov2d = F F^T before the filter. With f0, f1 the rows
+// of F and n = f0 x f1, det(cov2d) = |n|^2 (Lagrange's identity) and det(cov2d + 0.3 I) = |n|^2 +
+// 0.3 (|f0|^2 + |f1|^2 + 0.3): sums of squares, where xx yy - xy^2 cancels down to noise for a needle.
+struct Footprint {
+    float n[3];              // f0 x f1
+    float area;              // |n|^2
+    float excess;            // how much larger the determinant is after the filter
+};
+
+__device__ __forceinline__ Footprint footprint(const float* v) {
+    Footprint f;
+    f.n[0] = v[1] * v[5] - v[2] * v[4];
+    f.n[1] = v[2] * v[3] - v[0] * v[5];
+    f.n[2] = v[0] * v[4] - v[1] * v[3];
+    f.area = f.n[0] * f.n[0] + f.n[1] * f.n[1] + f.n[2] * f.n[2];
+    float trace = 0.0f;
+    for (int k = 0; k < 6; ++k) trace += v[k] * v[k];
+    f.excess = LOW_PASS * (trace + LOW_PASS);
+    return f;
+}
+
+__device__ __forceinline__ float compensation(const float* v) {
+    const Footprint f = footprint(v);
+    return sqrtf(f.area / (f.area + f.excess));
+}
+
+// Adds weight d log(rho) / d F: by f0 it is e / (|n|^2 + e) (f1 x n) / |n|^2 - 0.3 f0 / (|n|^2 + e),
+// e the excess, by f1 the same with n x f0. |n| is far from 0 where opacity * rho is 1/255 and more.
+__device__ __forceinline__ void add_compensation_gradient(const float* v, float weight, float* dv) {
+    const Footprint f = footprint(v);
+    const float inverse = weight / (f.area + f.excess);
+    const float shape = inverse * f.excess / f.area, size = inverse * LOW_PASS;
+    dv[0] += shape * (v[4] * f.n[2] - v[5] * f.n[1]) - size * v[0];
+    dv[1] += shape * (v[5] * f.n[0] - v[3] * f.n[2]) - size * v[1];
+    dv[2] += shape * (v[3] * f.n[1] - v[4] * f.n[0]) - size * v[2];
+    dv[3] += shape * (f.n[1] * v[2] - f.n[2] * v[1]) - size * v[3];
+    dv[4] += shape * (f.n[2] * v[0] - f.n[0] * v[2]) - size * v[4];
+    dv[5] += shape * (f.n[0] * v[1] - f.n[1] * v[0]) - size * v[5];
+}
+
 // Real spherical harmonics up to degree 3, without the degree-0 one, at direction (x, y, z).
 __device__ __forceinline__ void sh_basis(int degree, float x, float y, float z, float* basis) {
     if (degree < 1) return;
@@ -136,7 +177,8 @@ __device__ __forceinline__ float view_direction(const CameraView& cam, const flo
 // One thread a Gaussian. Writes its record, depth (infinite when unseen), the number of
 // tiles it reaches, and its radius in pixels (3 sigma, 0 when unseen).
 extern "C" __global__ void __launch_bounds__(256) project_forward(
-    int count, int rest_count, int degree, const CameraView* __restrict__ camera, int tiles_x, int tiles_y,
+    int count, int rest_count, int degree, int antialiased, const CameraView* __restrict__ camera,
+    int tiles_x, int tiles_y,
     const float* __restrict__ means, const float* __restrict__ log_scales, const float* __restrict__ quats,
     const float* __restrict__ opacity_logits, const float* __restrict__ sh0, const float* __restrict__ sh_rest,
     float4* __restrict__ records, float* __restrict__ depths, int* __restrict__ tile_counts,
@@ -151,7 +193,8 @@ extern "C" __global__ void __launch_bounds__(256) project_forward(
     const float* mean = means + 3 * i;
     Projected p;
     if (!project(cam, mean, log_scales + 3 * i, quats + 4 * i, p)) return;
-    const float opacity = 1.0f / (1.0f + expf(-opacity_logits[i]));
+    const float full_opacity = 1.0f / (1.0f + expf(-opacity_logits[i]));
+    const float opacity = antialiased ? full_opacity * compensation(p.v) : full_opacity;
     const float det = p.cov_a * p.cov_c - p.cov_b * p.cov_b;
     if (!(opacity >= ALPHA_MIN) || !(det > 0.0f) || !(det < 1e30f)) return;
 
@@ -186,7 +229,7 @@ extern "C" __global__ void __launch_bounds__(256) project_forward(
     }
     records[i * RECORD_FLOAT4S] = make_float4(g.x, g.y, g.a, g.b);
     records[i * RECORD_FLOAT4S + 1] = make_float4(g.c, opacity, fmaxf(color[0], 0.0f), fmaxf(color[1], 0.0f));
-    records[i * RECORD_FLOAT4S + 2] = make_float4(fmaxf(color[2], 0.0f), g.reach, 0.0f, 0.0f);
+    records[i * RECORD_FLOAT4S + 2] = make_float4(fmaxf(color[2], 0.0f), g.reach, full_opacity, 0.0f);
     depths[i] = p.cam[2];
     tile_counts[i] = tiles;
     const float half_trace = 0.5f * (p.cov_a + p.cov_c);
@@ -231,7 +274,7 @@ __device__ __forceinline__ void sh_backward(
 
 // The gradient of one Gaussian; `rest` holds its higher harmonics and gets their gradient.
 __device__ __forceinline__ void gaussian_backward(
-    int i, int rest_count, int degree, const CameraView& camera, const float* means,
+    int i, int rest_count, int degree, bool antialiased, const CameraView& camera, const float* means,
     const float* log_scales, const float* quats, const float4* records, const int* tile_counts,
     const float4* record_gradients, float* rest, float* d_means, float* d_log_scales,
     float* d_quats, float* d_opacity_logits, float* d_sh0, float* mean2d_norms
@@ -252,7 +295,8 @@ __device__ __forceinline__ void gaussian_backward(
     const float dx2d = g0.x, dy2d = g0.y, da = g0.z, db = 0.5f * g0.w, dc = g1.x, d_opacity = g1.y;
     float d_color[3] = {g1.z, g1.w, g2.x};
     mean2d_norms[i] = sqrtf(dx2d * dx2d * cam.width * cam.width + dy2d * dy2d * cam.height * cam.height) * 0.5f;
-    d_opacity_logits[i] = d_opacity * g.opacity * (1.0f - g.opacity);
+    // The record's opacity is sigmoid * rho; the sigmoid alone stands beside it.
+    d_opacity_logits[i] = d_opacity * g.opacity * (1.0f - records[i * RECORD_FLOAT4S + 2].z);
 
     // d cov = - conic (d conic) conic, both symmetric.
     const float l0 = g.a * da + g.b * db, l1 = g.a * db + g.b * dc;
@@ -263,6 +307,7 @@ __device__ __forceinline__ void gaussian_backward(
         dv[k] = 2.0f * (ca * p.v[k] + cb * p.v[3 + k]);
         dv[3 + k] = 2.0f * (cb * p.v[k] + cc * p.v[3 + k]);
     }
+    if (antialiased) add_compensation_gradient(p.v, d_opacity * g.opacity, dv);
     float dt[6] = {0, 0, 0, 0, 0, 0}, dr[9];
     for (int k = 0; k < 3; ++k) {
         float d_scale = 0.0f;
@@ -314,7 +359,7 @@ __device__ __forceinline__ void gaussian_backward(
 // writes zeros where it was not seen. The higher harmonics, three quarters of all bytes,
 // go through shared memory so that a warp reads and writes whole lines.
 extern "C" __global__ void __launch_bounds__(BACKWARD_THREADS) project_backward(
-    int count, int rest_count, int degree, const CameraView* __restrict__ camera,
+    int count, int rest_count, int degree, int antialiased, const CameraView* __restrict__ camera,
     const float* __restrict__ means, const float* __restrict__ log_scales, const float* __restrict__ quats,
     const float4* __restrict__ records, const int* __restrict__ tile_counts,
     const float* __restrict__ sh_rest, const float4* __restrict__ record_gradients,
@@ -331,7 +376,7 @@ extern "C" __global__ void __launch_bounds__(BACKWARD_THREADS) project_backward(
     const int i = first + threadIdx.x;
     if (i < count)
         gaussian_backward(
-            i, rest_count, degree, *camera, means, log_scales, quats, records, tile_counts,
+            i, rest_count, degree, antialiased, *camera, means, log_scales, quats, records, tile_counts,
             record_gradients, harmonics + threadIdx.x * floats, d_means, d_log_scales, d_quats,
             d_opacity_logits, d_sh0, mean2d_norms);
     __syncthreads();

@@ -73,3 +73,21 @@ export async function fetchFile(
   if (received < total) throw new Truncated(received, total);
   return data.subarray(0, received);
 }
+
+/** Whether a scene says that it was trained with opacities that make up for the blur. */
+export async function isAntialiased(data: Uint8Array<ArrayBuffer>, type: FileType): Promise<boolean> {
+  if (type === "ply") {
+    const header = new TextDecoder("latin1").decode(data.subarray(0, 4096)).split("end_header")[0];
+    return /^comment antialiased\r?$/m.test(header ?? "");
+  }
+  if (type !== "spz") return false; // the format has no place for it
+  // The flags stand in byte 14 of what is packed.
+  const reader = new Blob([data]).stream().pipeThrough(new DecompressionStream("gzip")).getReader();
+  try {
+    const { value } = await reader.read();
+    await reader.cancel();
+    return ((value?.[14] ?? 0) & 1) === 1;
+  } catch {
+    return false; // no gzip: whoever decodes it says so
+  }
+}

@@ -14,7 +14,7 @@ import {
 } from "three";
 import { OrbitControls } from "three/addons/controls/OrbitControls.js";
 import { reducedMotion } from "../lib/dom";
-import type { FileType } from "./files";
+import { type FileType, isAntialiased } from "./files";
 import { type Centres, type Frame, frame, pick } from "./framing";
 
 const FOV_Y = 50; // Degrees, in landscape.
@@ -22,6 +22,7 @@ const SETTLED_MS = 160; // Nothing asked for a frame during this time.
 const SLOW_FRAME_MS = 42; // Slower than this while moving: fewer pixels until it rests.
 const LEAST_SCALE = 0.45;
 const FLIGHT_MS = 420;
+const BLUR = 0.3; // Pixels squared that training adds to each splat.
 const PICK_BLUR = 0.002; // Radians, about two pixels.
 
 const TYPES: Record<FileType, SplatFileType> = {
@@ -71,12 +72,12 @@ export class Stage {
   ) {
     this.renderer = new WebGLRenderer({ canvas, antialias: false, powerPreference: "high-performance" });
     this.renderer.setClearColor(0x0e0d0c, 1);
-    // The scenes were trained with 0.3 pixels of blur and no compensation; drawing them
+    // Most scenes were trained with 0.3 pixels of blur and no compensation; drawing them
     // with the engine's default (blur with compensation) makes fine things fade.
     this.spark = new SparkRenderer({
       renderer: this.renderer,
       onDirty: () => this.draw(),
-      preBlurAmount: 0.3,
+      preBlurAmount: BLUR,
       blurAmount: 0,
     });
     this.upright.rotation.x = Math.PI;
@@ -92,9 +93,11 @@ export class Stage {
 
   /** Decodes a file and shows it; answers how many splats there are. */
   async load(data: Uint8Array<ArrayBuffer>, type: FileType): Promise<number> {
+    const compensated = await isAntialiased(data, type);
     // Without extSplats the centres are float16, which distorts scenes away from the origin.
     const mesh = new SplatMesh({ fileBytes: data, fileType: TYPES[type], extSplats: true });
     await mesh.initialized;
+    if (compensated) [this.spark.preBlurAmount, this.spark.blurAmount] = [0, BLUR];
     this.upright.add(mesh);
     this.upright.updateMatrixWorld(true);
     this.centres = centresOf(mesh);
