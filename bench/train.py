@@ -39,6 +39,7 @@ def main() -> None:
         seed=arguments.seed,
         test_every=8,
         antialiased=arguments.antialiased,
+        exposure=arguments.exposure,
     )
     config = resolve(options, TrainerSettings(), arguments.defaults or backend.device.type)
     if arguments.coarse_to_fine is not None:
@@ -77,6 +78,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--coarse-to-fine", choices=("yes", "no"))
     parser.add_argument("--antialiased", action="store_true")
+    parser.add_argument("--exposure", action="store_true")
     parser.add_argument("--curve", action="store_true", help="print the held-out PSNR ten times on the way")
     parser.add_argument("--label", help="what the row is called")
     parser.add_argument("--ply", type=Path, help="write the scene here")

@@ -9,6 +9,7 @@ from gsplat import rasterization
 from torch import Tensor
 
 from services.trainer.cuda.backend import CudaBackend
+from services.trainer.exposure import exposed, exposed_gradient
 from services.trainer.scene_types import Camera, Gaussians, StepOutput
 
 
@@ -40,19 +41,27 @@ class GsplatBackend(CudaBackend):
         background: Tensor,
         dssim_weight: float,
         antialiased: bool = False,
+        exposure: Tensor | None = None,
     ) -> StepOutput:
         leaves = Gaussians(**{name: t.detach().requires_grad_() for name, t in gaussians.items()})
         picture, info = self._rasterize(leaves, camera, sh_degree, background, antialiased)
         info["means2d"].retain_grad()
         planes = picture.detach().permute(2, 0, 1).contiguous()
-        gradient, loss = self._loss(planes, target, dssim_weight)
+        shown = planes if exposure is None else exposed(planes, exposure, torch.empty_like(planes))
+        gradient, loss = self._loss(shown, target, dssim_weight)
+        exposure_gradient = None
+        if exposure is not None:
+            shown_gradient = gradient.view_as(planes)
+            gradient = torch.empty_like(planes)
+            exposure_gradient = exposed_gradient(planes, exposure, shown_gradient, out=gradient)
         picture.backward(gradient.view_as(planes).permute(1, 2, 0))
         half = torch.tensor([camera.width / 2, camera.height / 2], device=self.device)
         norms = (info["means2d"].grad[0] * half).norm(dim=-1)
         gradients = Gaussians(
             **{n: torch.zeros_like(t) if t.grad is None else t.grad.contiguous() for n, t in leaves.items()}
         )
-        return StepOutput(loss, gradients, norms, info["radii"][0].amax(dim=-1).float())
+        radii = info["radii"][0].amax(dim=-1).float()
+        return StepOutput(loss, gradients, norms, radii, exposure_gradient)
 
     def _rasterize(
         self, g: Gaussians, camera: Camera, sh_degree: int, background: Tensor, antialiased: bool

@@ -93,6 +93,9 @@ class TrainingOptions(StageOptions):
     antialiased: bool | None = Field(
         None, description="Keep small and far Gaussians as bright at every size of the picture."
     )
+    exposure: bool | None = Field(
+        None, description="Learn each photo's exposure, so that changes of it are not part of the scene."
+    )
     seed: int | None = Field(None, ge=0, le=2**63 - 1, description="Seed of every random choice.")
 
 
@@ -124,6 +127,7 @@ DEFAULTS = {
     "background": "black",
     "coarse_to_fine": "false on a GPU, true without",
     "antialiased": "false",
+    "exposure": "false",
     "iterations": "10000 on a GPU, 2500 without",
     "densify_until_iter": "half of the iterations",
     "sh_degree": "3",

@@ -69,6 +69,7 @@ class Backend(Protocol):
         background: Tensor,
         dssim_weight: float,
         antialiased: bool = False,
+        exposure: Tensor | None = None,
     ) -> StepOutput:
         """One forward and backward pass of (1 - w) L1 + w (1 - SSIM), w = ``dssim_weight``.
 
@@ -83,6 +84,8 @@ class Backend(Protocol):
             background: Linear RGB behind the scene, [3] float32 on ``device``.
             dssim_weight: Weight of D-SSIM, 0 to 1.
             antialiased: Whether opacities are multiplied by rho, see above.
+            exposure: [M | b], [3, 4] float32 on ``device``: M r + b is compared with the photo
+                instead of what is rendered, r.
 
         Returns:
             Loss and gradients; the tensors are valid until the next call.

@@ -31,7 +31,7 @@ def fingerprint(dataset: Dataset, config: TrainingConfig) -> str:
 
     The length of the run is none of them: a finished training can be extended.
     """
-    choices = (config.sh_degree, config.strategy, config.test_every, config.antialiased)
+    choices = (config.sh_degree, config.strategy, config.test_every, config.antialiased, config.exposure)
     digest = hashlib.sha256(" ".join(map(str, choices)).encode())
     for view in dataset.train + dataset.test:
         digest.update(view.name.encode())

@@ -33,6 +33,8 @@ class TrainingConfig:
     """How the number of Gaussians is controlled."""
     background: Background = Background.BLACK
     """What is behind the scene."""
+    exposure: bool = False
+    """Whether each photo's exposure is learned; see ``services.trainer.exposure``."""
     antialiased: bool = False
     """Whether opacities make up for the low-pass filter; see ``services.trainer.backend``."""
 
@@ -111,6 +113,7 @@ def resolve(options: TrainingOptions, settings: TrainerSettings, device_type: st
         strategy=strategy,
         background=options.background or Background.BLACK,
         antialiased=bool(options.antialiased),
+        exposure=bool(options.exposure),
     )
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import conv2d
 
 from services.trainer.dataset import View
+from services.trainer.exposure import cross_fitted
 from services.trainer.trainer import Trainer
 
 _WINDOW, _SIGMA = 11, 1.5
@@ -46,9 +47,16 @@ def mean_psnr(trainer: Trainer, views: Sequence[View]) -> float | None:
 
 
 def rendered_and_photo(trainer: Trainer, view: View) -> tuple[Tensor, Tensor]:
-    """What training renders of a view, clamped to 0 .. 1, and its photo, [height, width, 3] each."""
-    picture = trainer.render(view).clamp(0, 1)
-    return picture, view.pictures[0].to(picture.device).float() / 255
+    """What training renders of a view, clamped to 0 .. 1, and its photo, [height, width, 3] each.
+
+    Where exposures are learned, the scene has that of the average photo; it is then brought to
+    the photo's own by a fit that no pixel is judged by (``exposure.cross_fitted``).
+    """
+    picture = trainer.render(view)
+    photo = view.pictures[0].to(picture.device).float() / 255
+    if trainer.exposures is not None:
+        picture = cross_fitted(picture, photo)
+    return picture.clamp(0, 1), photo
 
 
 def psnr(picture: Tensor, photo: Tensor) -> float:

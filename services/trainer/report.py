@@ -73,6 +73,8 @@ def write_report(
         "curve": [asdict(point) for point in record.curve],
         "comparisons": list(comparisons),
     }
+    if trainer.exposures is not None:
+        report["exposure"] = exposure_of(trainer)
     path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return report
 
@@ -80,6 +82,20 @@ def write_report(
 def settings_of(config: TrainingConfig, schedule: Schedule) -> dict[str, Any]:
     """All that was decided before the first step."""
     return {**asdict(config), "schedule": asdict(schedule)}
+
+
+def exposure_of(trainer: Trainer) -> dict[str, Any]:
+    """The learned transforms by photo, and how those without one are judged."""
+    assert trainer.exposures is not None
+    transforms = trainer.exposures.transforms.cpu()
+    names = [view.name for view in trainer.dataset.train]
+    return {
+        "held_out": "each square of a checkerboard in the exposure that fits the squares of the other colour",
+        "transforms": {
+            name: [[round(value, 4) for value in row] for row in transform.tolist()]
+            for name, transform in zip(names, transforms, strict=True)
+        },
+    }
 
 
 def photos_of(dataset: Dataset) -> dict[str, Any]:

@@ -95,3 +95,4 @@ class StepOutput:
     gradients: Gaussians  # d loss / d parameter
     mean2d_gradient_norms: Tensor  # [N] float32: norm of d loss / d (projected mean), in NDC units
     radii: Tensor  # [N] float32, pixels: extent on the picture (3 sigma), 0 where not visible
+    exposure_gradient: Tensor | None = None  # [3, 4] d loss / d exposure, where one was given

@@ -15,6 +15,7 @@ from services.trainer.backend import AdamConfig, Backend
 from services.trainer.config import TrainingConfig
 from services.trainer.dataset import Dataset, View
 from services.trainer.density import DensityLimits, NearCameras, TrainingState, drawable, prune
+from services.trainer.exposure import Exposures
 from services.trainer.init import initial_gaussians
 from services.trainer.mcmc import MarkovChain, smaller_and_denser
 from services.trainer.scene_types import Gaussians
@@ -66,6 +67,7 @@ class Trainer:
         self._queue: list[int] = []
         self._white = torch.full((3,), float(config.background is Background.WHITE), device=device)
         self.control = self._make_control(limits or DensityLimits())
+        self.exposures = Exposures(len(dataset.train), device) if config.exposure else None
 
     @property
     def gaussians(self) -> Gaussians:
@@ -94,7 +96,7 @@ class Trainer:
             self.schedule.learning_rates(self.iteration + 1, self.dataset.extent),
         )
         try:
-            loss = self._optimise(step, self.dataset.train[row], rates)
+            loss = self._optimise(step, row, rates)
         except BaseException:
             self._queue.append(row)
             raise
@@ -130,6 +132,7 @@ class Trainer:
             "generator": self._generator.get_state(),
             "order": self._order.getstate(),
             "queue": list(self._queue),
+            "exposures": None if self.exposures is None else self.exposures.checkpoint(),
         }
 
     def restore(self, saved: Mapping[str, Any]) -> None:
@@ -143,13 +146,15 @@ class Trainer:
         self._put_back(restored)
         self.iteration = int(saved["iteration"])
         self.control.restore(saved["control"])
+        if self.exposures is not None:
+            self.exposures.restore(saved["exposures"])
         self._generator.set_state(saved["generator"].cpu())
         version, numbers, gauss = saved["order"]
         self._order.setstate((version, tuple(numbers), gauss))
         self._queue = [int(row) for row in saved["queue"]]
 
-    def _optimise(self, step: int, view: View, rates: Mapping[str, float]) -> Tensor:
-        state = self.state
+    def _optimise(self, step: int, row: int, rates: Mapping[str, float]) -> Tensor:
+        state, view = self.state, self.dataset.train[row]
         level = min(self.schedule.level(step), len(view.cameras) - 1)
         target = view.pictures[level].to(self.backend.device, non_blocking=True)
         output = self.backend.loss_and_gradients(
@@ -160,6 +165,7 @@ class Trainer:
             self._background_of_step(),
             DSSIM_WEIGHT,
             self.config.antialiased,
+            None if self.exposures is None else self.exposures.transforms[row],
         )
         self.control.observe(step, output)
         self.backend.adam_step(
@@ -171,6 +177,9 @@ class Trainer:
             step,
             self._adam,
         )
+        if self.exposures is not None:
+            assert output.exposure_gradient is not None
+            self.exposures.update(row, output.exposure_gradient, step / self.config.iterations, self._adam)
         return output.loss
 
     def _background_of_step(self) -> Tensor:

@@ -90,6 +90,25 @@ def test_antialiased_loss_and_gradients(backend, degree, seed, size):
     assert relative(out.mean2d_gradient_norms, norms) < 2e-4
 
 
+def test_gradient_through_an_exposure(backend):
+    scene, camera = random_gaussians(120, seed=1), look_at_origin(75, 41)
+    target = torch.randint(0, 256, (41, 75, 3), dtype=torch.uint8)
+    background = torch.tensor([0.2, 0.4, 0.6])
+    exposure = torch.eye(3, 4) + 0.1 * torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    leaf = exposure.double().requires_grad_()
+    arguments = (scene, camera, target, 3, background, 0.2, False, leaf)
+    loss, gradients, norms = reference.loss_and_gradients(*arguments)
+    out = backend.loss_and_gradients(
+        on_device(backend, scene), camera, target.to(backend.device), 3, background.to(backend.device), 0.2,
+        exposure=exposure.to(backend.device),
+    )  # fmt: skip
+    assert float(out.loss) == pytest.approx(float(loss), rel=1e-5)
+    assert relative(out.exposure_gradient, leaf.grad) < 1e-4
+    for (name, value), (_, truth) in zip(out.gradients.items(), gradients.items(), strict=True):
+        assert relative(value, truth) < 2e-4, name
+    assert relative(out.mean2d_gradient_norms, norms) < 2e-4
+
+
 @pytest.mark.parametrize("log_scales", [(-40.0, -40.0, -40.0), (-40.0, -40.0, -1.0), (-40.0, -1.0, -1.0)])
 def test_antialiased_gaussians_without_area_vanish(backend, log_scales):
     scene = random_gaussians(50, seed=2)

@@ -157,13 +157,19 @@ def loss_and_gradients(
     background: Tensor,
     dssim_weight: float,
     antialiased: bool = False,
+    exposure: Tensor | None = None,
 ) -> tuple[Tensor, Gaussians, Tensor]:
-    """Loss, its gradient by the parameters, and the norms of that by the means in NDC, all float64."""
+    """Loss, its gradient by the parameters, and the norms of that by the means in NDC, all float64.
+
+    The gradient by ``exposure``, a leaf of [3, 4] float64, is left in its ``grad``.
+    """
     leaves = Gaussians(
         **{n: t.detach().cpu().double().clone().requires_grad_() for n, t in gaussians.items()}
     )
     offset = torch.zeros(gaussians.count, 2, dtype=torch.float64, requires_grad=True)
     picture = render(leaves, camera, sh_degree, background.cpu().double(), offset, antialiased)
+    if exposure is not None:
+        picture = picture @ exposure[:, :3].T + exposure[:, 3]
     wanted = target.cpu().double() / 255
     l1 = (picture - wanted).abs().mean()
     loss = (1 - dssim_weight) * l1 + dssim_weight * (1 - ssim(picture, wanted))

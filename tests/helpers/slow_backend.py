@@ -21,10 +21,11 @@ class SlowBackend:
         ).float()
 
     def loss_and_gradients(
-        self, gaussians, camera, target, sh_degree, background, dssim_weight, antialiased=False
+        self, gaussians, camera, target, sh_degree, background, dssim_weight, antialiased=False, exposure=None
     ):
+        leaf = None if exposure is None else exposure.double().requires_grad_()
         loss, gradients, norms = reference.loss_and_gradients(
-            gaussians, camera, target, sh_degree, background, dssim_weight, antialiased
+            gaussians, camera, target, sh_degree, background, dssim_weight, antialiased, leaf
         )
         mean, covariance, depth = reference.project(gaussians, camera)
         reach = 3 * covariance.diagonal(dim1=1, dim2=2).amax(dim=1).sqrt()
@@ -32,7 +33,8 @@ class SlowBackend:
         on_picture &= (mean[:, 1] + reach > 0) & (mean[:, 1] - reach < camera.height)
         radii = torch.where(on_picture & (depth > reference.NEAR_PLANE), reach, 0.0)
         single = Gaussians(**{name: tensor.float() for name, tensor in gradients.items()})
-        return StepOutput(loss.float(), single, norms.float(), radii.float())
+        slope = None if leaf is None else leaf.grad.float()
+        return StepOutput(loss.float(), single, norms.float(), radii.float(), slope)
 
     def adam_step(self, parameters, gradients, first_moments, second_moments, learning_rates, step, config):
         sets = (parameters, gradients, first_moments, second_moments)

@@ -58,9 +58,10 @@ def cloud(target: Path) -> bytes:
     return path.read_bytes()
 
 
-@pytest.mark.parametrize("strategy", ["default", "mcmc"])
-def test_a_killed_run_ends_like_one_that_was_not(scene, tmp_path, strategy):
+@pytest.mark.parametrize(("strategy", "exposure"), [("default", False), ("mcmc", False), ("default", True)])
+def test_a_killed_run_ends_like_one_that_was_not(scene, tmp_path, strategy, exposure):
     options = {"iterations": 260, "densify_until_iter": 220, "strategy": strategy, "background": "random"}
+    options["exposure"] = exposure
     report = whole(scene, tmp_path / "straight", None, **options)
     assert report["resumed_at"] is None
     broken_at(90, scene, tmp_path / "first", tmp_path / "kept", **options)

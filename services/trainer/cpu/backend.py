@@ -7,6 +7,7 @@ from services.trainer.cpu import environment  # before numba
 
 import logging
 import math
+from dataclasses import replace
 from typing import Any
 
 import numba
@@ -23,6 +24,7 @@ from services.trainer.cpu.projection import RECORD, project_forward
 from services.trainer.cpu.projection_gradient import project_backward
 from services.trainer.cpu.raster import STATE_FLOATS, rasterize_backward, rasterize_forward
 from services.trainer.cpu.tiles import TILE, list_tiles
+from services.trainer.exposure import exposed, exposed_gradient
 from services.trainer.scene_types import Camera, Gaussians, StepOutput
 
 log = logging.getLogger(__name__)
@@ -68,14 +70,23 @@ class CpuBackend:
         background: Tensor,
         dssim_weight: float,
         antialiased: bool = False,
+        exposure: Tensor | None = None,
     ) -> StepOutput:
         """See ``Backend.loss_and_gradients``."""
         expected = (camera.height, camera.width, 3)
         if tuple(target.shape) != expected or target.dtype != torch.uint8:
             raise ValueError(f"target is {target.dtype} {tuple(target.shape)}, expected uint8 {expected}")
         picture = self._forward(gaussians, camera, sh_degree, background, antialiased)
-        slope, loss = self._loss(picture, target.contiguous().numpy(), dssim_weight)
-        return self._backward(gaussians, camera, sh_degree, picture, slope, loss, antialiased)
+        photo = target.contiguous().numpy()
+        if exposure is None:
+            slope, loss = self._loss(picture, photo, dssim_weight)
+            return self._backward(gaussians, camera, sh_degree, picture, slope, loss, antialiased)
+        planes = torch.from_numpy(picture)
+        shown = exposed(planes, exposure, torch.from_numpy(self._buffer("shown", picture.shape)))
+        shown_slope, loss = self._loss(shown.numpy(), photo, dssim_weight)
+        exposure_gradient = exposed_gradient(planes, exposure, torch.from_numpy(shown_slope), out=shown)
+        output = self._backward(gaussians, camera, sh_degree, picture, shown.numpy(), loss, antialiased)
+        return replace(output, exposure_gradient=exposure_gradient)
 
     def adam_step(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from services.trainer.backend import AdamConfig
 from services.trainer.cuda.program import Kernels
+from services.trainer.exposure import exposed, exposed_gradient
 from services.trainer.scene_types import Camera, Gaussians, StepOutput
 
 _TILE = 16
@@ -61,6 +63,7 @@ class CudaBackend:
         background: Tensor,
         dssim_weight: float,
         antialiased: bool = False,
+        exposure: Tensor | None = None,
     ) -> StepOutput:
         """See ``Backend.loss_and_gradients``."""
         expected = (camera.height, camera.width, 3)
@@ -69,8 +72,14 @@ class CudaBackend:
         exact = self._picture_size != (camera.width, camera.height)
         self._picture_size = (camera.width, camera.height)
         picture = self._forward(gaussians, camera, sh_degree, background, antialiased, exact)
-        picture_gradient, loss = self._loss(picture, target, dssim_weight)
-        return self._backward(gaussians, camera, sh_degree, picture, picture_gradient, loss, antialiased)
+        if exposure is None:
+            slope, loss = self._loss(picture, target, dssim_weight)
+            return self._backward(gaussians, camera, sh_degree, picture, slope, loss, antialiased)
+        shown = exposed(picture, exposure, self._buffer("shown", picture.numel()).view_as(picture))
+        shown_slope, loss = self._loss(shown, target, dssim_weight)
+        exposure_gradient = exposed_gradient(picture, exposure, shown_slope.view_as(picture), out=shown)
+        output = self._backward(gaussians, camera, sh_degree, picture, shown, loss, antialiased)
+        return replace(output, exposure_gradient=exposure_gradient)
 
     def adam_step(
         self,
