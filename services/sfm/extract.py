@@ -53,12 +53,13 @@ def import_photos(database: Path, folder: Path, groups: list[list[str]]) -> None
         pycolmap.import_images(database, folder, pycolmap.CameraMode.SINGLE, names, reader)
 
 
-def extract(database: Path, folder: Path, plan: Plan) -> Generator[int, None, dict[str, int]]:
+def extract(database: Path, folder: Path, masks: Path, plan: Plan) -> Generator[int, None, dict[str, int]]:
     """Finds features in all imported photos.
 
     Args:
         database: With the imported photos.
         folder: Of the prepared photos.
+        masks: Of their masks; nothing is found where one is 0.
         plan: How many, where.
 
     Yields:
@@ -83,6 +84,7 @@ def extract(database: Path, folder: Path, plan: Plan) -> Generator[int, None, di
                 database,
                 folder,
                 list(images.values()),
+                reader_options=pycolmap.ImageReaderOptions(mask_path=masks),
                 extraction_options=options,
                 device=plan.device,
                 cancellation_token=token,

@@ -14,6 +14,10 @@ from PIL import ExifTags, Image, ImageOps
 from services.sfm.metadata import camera_key, without_place
 from splatmill.errors import Reason, SplatmillError
 
+MASK_SUFFIX = ".mask.png"
+"""Of a photo's mask: ``NAME.mask.png`` or ``NAME.jpg.mask.png`` beside ``NAME.jpg``."""
+
+_COUNTS = 128  # alpha, or grey of a mask, from which on a pixel counts
 _LEAST_PHOTOS = 3
 _LEAST_SIDE = 16  # pixels
 _JPEG_QUALITY = 98  # of photos that must be written anew; nothing one could see is lost
@@ -33,6 +37,8 @@ class Photo:
     """Pixels, as shown."""
     camera: tuple[str, ...]
     """What EXIF says about camera and lens; see ``camera_key``."""
+    masked: bool = False
+    """Whether a part of it does not count: ``{name}.png`` in the folder of masks is 0 there, else 255."""
 
     @property
     def has_exif(self) -> bool:
@@ -58,17 +64,20 @@ class Prepared:
     """Photos whose pixels had to be turned or converted."""
 
 
-def prepare(source: Path, target: Path) -> Generator[int, None, Prepared]:
+def prepare(source: Path, target: Path, masks: Path) -> Generator[int, None, Prepared]:
     """Links or converts every photo into a folder.
 
     A photo is linked as it is when it is an upright RGB JPEG or PNG of 8 bits. Otherwise
-    it is turned as its EXIF orientation says, flattened onto black (alpha), brought to
-    8 bits and RGB, and written anew. Copies of a photo already seen are left out: they
-    add no view.
+    it is turned as its EXIF orientation says, brought to 8 bits and RGB, and written anew.
+    Copies of a photo already seen are left out: they add no view.
+
+    What is transparent, or black in a grey picture ``NAME.mask.png`` beside the photo
+    ``NAME.jpg``, does not count: no features are looked for and nothing is learned there.
 
     Args:
         source: Folder of uploaded photos; not written to.
         target: Empty folder for the prepared ones.
+        masks: Empty folder for the masks of those that have one, ``{name}.png``.
 
     Yields:
         Photos looked at so far.
@@ -80,8 +89,8 @@ def prepare(source: Path, target: Path) -> Generator[int, None, Prepared]:
         SplatmillError: TOO_FEW_IMAGES when fewer than three distinct photos can be read.
     """
     files = sorted((path for path in source.iterdir() if path.is_file()), key=lambda path: natural(path.name))
+    files, mask_of, left_out = _without_masks(files)
     photos: list[Photo] = []
-    left_out: list[LeftOut] = []
     first_with: dict[bytes, str] = {}
     rewritten = 0
     for number, path in enumerate(files):
@@ -93,7 +102,8 @@ def prepare(source: Path, target: Path) -> Generator[int, None, Prepared]:
             continue
         first_with[digest] = path.name
         try:
-            photo, changed = _prepare_one(path, target, {photo.name for photo in photos})
+            taken = {photo.name for photo in photos}
+            photo, changed = _prepare_one(path, mask_of.get(path), target, masks, taken)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             left_out.append(LeftOut(path.name, f"cannot be read ({error})"))
             continue
@@ -122,7 +132,25 @@ def _too_few(files: int, photos: list[Photo], left_out: list[LeftOut]) -> Splatm
     )
 
 
-def _prepare_one(path: Path, target: Path, taken: set[str]) -> tuple[Photo, bool]:
+def _without_masks(files: list[Path]) -> tuple[list[Path], dict[Path, Path], list[LeftOut]]:
+    """The photos, the mask file of those that have one, and mask files without a photo."""
+    named = [path for path in files if path.name.lower().endswith(MASK_SUFFIX)]
+    photos = [path for path in files if path not in named]
+    owners = {path.stem.lower(): path for path in photos} | {path.name.lower(): path for path in photos}
+    mask_of: dict[Path, Path] = {}
+    alone = []
+    for path in named:
+        owner = owners.get(path.name.lower().removesuffix(MASK_SUFFIX))
+        if owner is None:
+            alone.append(LeftOut(path.name, "is a mask of no photo"))
+        else:
+            mask_of[owner] = path
+    return photos, mask_of, alone
+
+
+def _prepare_one(
+    path: Path, mask_file: Path | None, target: Path, masks: Path, taken: set[str]
+) -> tuple[Photo, bool]:
     with Image.open(path) as image:
         exif = image.getexif()
         camera = camera_key(exif)
@@ -133,14 +161,37 @@ def _prepare_one(path: Path, target: Path, taken: set[str]) -> tuple[Photo, bool
         if plain:
             image.load()  # a truncated file must be found here, where its name is known
             (target / name).symlink_to(path.resolve())
-            return Photo(name, path.name, image.width, image.height, camera), False
+            masked = _write_mask(masks / f"{name}.png", image, mask_file)
+            return Photo(name, path.name, image.width, image.height, camera, masked), False
         turned = ImageOps.exif_transpose(image)
+        masked = _write_mask(masks / f"{name}.png", turned, mask_file)
         converted = _as_rgb(turned)
     if suffix == ".png":
         converted.save(target / name, exif=without_place(exif), compress_level=3)
     else:
         converted.save(target / name, exif=without_place(exif), quality=_JPEG_QUALITY, subsampling=0)
-    return Photo(name, path.name, converted.width, converted.height, camera), True
+    return Photo(name, path.name, converted.width, converted.height, camera, masked), True
+
+
+def _write_mask(path: Path, image: Image.Image, mask_file: Path | None) -> bool:
+    """Writes what counts of an upright photo, where that is not all of it; answers whether it did.
+
+    Raises:
+        ValueError: Nothing of it counts.
+    """
+    counts = np.ones((image.height, image.width), np.bool_)
+    if image.has_transparency_data:
+        counts &= np.asarray(image.convert("RGBA").getchannel("A")) >= _COUNTS
+    if mask_file is not None:
+        with Image.open(mask_file) as opened:
+            grey = ImageOps.exif_transpose(opened).convert("L").resize(image.size, Image.Resampling.NEAREST)
+        counts &= np.asarray(grey) >= _COUNTS
+    if counts.all():
+        return False
+    if not counts.any():
+        raise ValueError("its mask leaves nothing of it")
+    Image.fromarray(np.where(counts, 255, 0).astype(np.uint8)).save(path)
+    return True
 
 
 def _free_name(name: str, suffix: str, taken: set[str]) -> str:
@@ -155,13 +206,11 @@ def _free_name(name: str, suffix: str, taken: set[str]) -> str:
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
-    """8-bit RGB; deeper greys are scaled to their own range, alpha is laid onto black."""
+    """8-bit RGB; deeper greys are scaled to their own range, alpha is dropped."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         values = np.asarray(image, dtype=np.float32)
         top = 65535.0 if values.max() > 255 else 255.0
         return Image.fromarray(np.clip(values * (255.0 / top) + 0.5, 0, 255).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        black = Image.new("RGBA", layer.size, (0, 0, 0, 255))
-        return Image.alpha_composite(black, layer).convert("RGB")
+        return image.convert("RGBA").convert("RGB")
     return image.convert("RGB")

@@ -46,8 +46,9 @@ def run(input_dir: Path, output_dir: Path, options: SfmOptions, context: StageCo
 
     Args:
         input_dir: Has ``images/``.
-        output_dir: Gets ``images/`` (undistorted), ``sparse/{cameras,images,points3D}.bin``
-            (PINHOLE cameras, standing upright) and ``sfm_report.json``.
+        output_dir: Gets ``images/`` (undistorted), ``masks/`` of those that have one,
+            ``sparse/{cameras,images,points3D}.bin`` (PINHOLE cameras, standing upright) and
+            ``sfm_report.json``.
         options: Options of the job.
         context: Scratch space.
 
@@ -70,7 +71,7 @@ class _Run:
     def __init__(self, source: Path, output: Path, options: SfmOptions, scratch: Path):
         self._source, self._output, self._options, self._scratch = source, output, options, scratch
         self._settings = SfmSettings()
-        self._folder = scratch / "photos"
+        self._folder, self._masks = scratch / "photos", scratch / "masks"
         self._photos: list[Photo] = []
         self._left_out: list[LeftOut] = []
         self._seconds: dict[str, float] = defaultdict(float)
@@ -107,14 +108,17 @@ class _Run:
             )
         total = sum(1 for _ in self._source.iterdir())
         self._folder.mkdir(parents=True)
+        self._masks.mkdir()
         yield self._progress.at("prepare", 0, total, f"preparing {total} photos")
         with self._timed("prepare"):
-            steps = prepare(self._source, self._folder)
+            steps = prepare(self._source, self._folder, self._masks)
             prepared = yield from self._report("prepare", steps, total, None)
         self._photos, self._left_out = prepared.photos, list(prepared.left_out)
         lines = [f"left out: {item.name} {item.reason}" for item in prepared.left_out[:20]]
         if prepared.rewritten:
             lines.append(f"turned upright or converted {prepared.rewritten} photos")
+        if masked := sum(photo.masked for photo in prepared.photos):
+            lines.append(f"{masked} photos have masks")
         yield self._progress.at("prepare", total, total, *lines)
 
     def _try(self, plan: Plan) -> Step[None]:
@@ -148,7 +152,7 @@ class _Run:
         yield self._progress.at("extract", 0, len(names), *again, line)
         with self._timed("extract"):
             import_photos(database, self._folder, groups)
-            steps = extract(database, self._folder, plan)
+            steps = extract(database, self._folder, self._masks, plan)
             features = yield from self._report(
                 "extract", steps, len(names), "found features in {} of {} photos"
             )
@@ -218,7 +222,7 @@ class _Run:
         total = int(model.num_reg_images())
         size = "their own size" if plan.undistorted_size < 0 else f"at most {plan.undistorted_size} pixels"
         yield self._progress.at("undistort", 0, total, f"undistorting {total} photos to {size}")
-        steps = undistort(model, self._folder, self._scratch, self._output, plan)
+        steps = undistort(model, self._folder, self._masks, self._scratch, self._output, plan)
         yield from self._report("undistort", steps, total, None)
 
     def _report(self, step: str, counts: Generator[int, None, T], total: int, line: str | None) -> Step[T]:

@@ -79,7 +79,9 @@ class Backend(Protocol):
         Args:
             gaussians: The scene, on ``device``; left unchanged.
             camera: The photo's camera.
-            target: The photo, [height, width, 3] uint8 on ``device``.
+            target: The photo, [height, width, 3] uint8 on ``device``; or [height, width, 4], the
+                fourth a weight of 0 to 255 that rendering and photo are multiplied with before
+                they are compared: where it is 0, neither is seen and no gradient comes back.
             sh_degree: Degree of spherical harmonics in use.
             background: Linear RGB behind the scene, [3] float32 on ``device``.
             dssim_weight: Weight of D-SSIM, 0 to 1.
@@ -118,3 +120,15 @@ class Backend(Protocol):
     def synchronize(self) -> None:
         """Waits until the device has done all it was given."""
         ...
+
+
+def check_target(target: Tensor, camera: Camera) -> None:
+    """Raises ValueError for a photo that is not as the camera and ``loss_and_gradients`` have it."""
+    shape = tuple(target.shape)
+    if (
+        shape[:2] != (camera.height, camera.width)
+        or shape[2:] not in ((3,), (4,))
+        or target.dtype != torch.uint8
+    ):
+        expected = (camera.height, camera.width, "3 or 4")
+        raise ValueError(f"target is {target.dtype} {shape}, expected uint8 {expected}")

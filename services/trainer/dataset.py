@@ -22,6 +22,7 @@ from services.trainer.config import TrainingConfig
 from services.trainer.scene_types import Camera
 from splatmill.errors import Reason, SplatmillError
 
+_COUNTS = 128  # grey of a mask from which on a pixel counts
 LEVELS = 3  # full size, half, quarter
 _SMALLEST_LEVEL = 80  # pixels on the longest side below which a coarser level shows nothing
 _NEAR_SHARE = 0.3
@@ -38,7 +39,8 @@ class View:
     name: str
     cameras: tuple[Camera, ...]
     pictures: tuple[Tensor, ...]
-    """Each [height, width, 3] uint8 RGB."""
+    """Each [height, width, 3] uint8 RGB, or [height, width, 4] of a photo with a mask: 0 where it does
+    not count, else 255."""
     near: float
     """Depth in world units up to which nothing real is expected before this camera; 0 if unknown."""
 
@@ -112,10 +114,17 @@ class DatasetLoader:
     def dataset(self) -> Dataset:
         """The dataset, once all is loaded."""
         held_out = held_out_rows(len(self._views), self._config.test_every)
-        train = tuple(view for row, view in enumerate(self._views) if row not in held_out)
+        useful = [row for row, view in enumerate(self._views) if _counts(view)]
+        train = tuple(self._views[row] for row in useful if row not in held_out)
+        if not train:
+            raise SplatmillError(
+                Reason.TOO_FEW_REGISTERED,
+                "The masks leave nothing of the photos.",
+                "Masks are white where a photo counts and black where it does not.",
+            )
         return Dataset(
             train=train,
-            test=tuple(self._views[row] for row in held_out),
+            test=tuple(self._views[row] for row in useful if row in held_out),
             extent=scene_extent(self._model),
             positions=torch.from_numpy(self._model.positions.astype(np.float32)),
             colors=torch.from_numpy(self._model.colors),
@@ -123,7 +132,8 @@ class DatasetLoader:
 
     def _view(self, image: ModelImage) -> View:
         intrinsics = self._model.cameras[image.camera_id]
-        picture = load_picture(self._folder / "images", image.name, self._config.train_image_size)
+        longest = self._config.train_image_size
+        picture = load_picture(self._folder / "images", image.name, longest, self._folder / "masks")
         camera = Camera(
             torch.from_numpy(image.cam_from_world.astype(np.float32)),
             intrinsics.fx,
@@ -189,8 +199,17 @@ def _depths(model: ColmapModel, image: ModelImage) -> NDArray[np.float64]:
     return depths
 
 
-def load_picture(folder: Path, name: str, longest: int | None) -> Image.Image:
-    """A photo as RGB, shrunk so that its longest side is at most ``longest`` pixels.
+def load_picture(folder: Path, name: str, longest: int | None, masks: Path | None = None) -> Image.Image:
+    """A photo, shrunk so that its longest side is at most ``longest`` pixels.
+
+    Args:
+        folder: Of the photos.
+        name: Of the photo.
+        longest: Pixels; None leaves it as it is.
+        masks: Folder where ``{name}.png`` is its mask, if it has one.
+
+    Returns:
+        RGB, or RGBA where there is a mask that hides something.
 
     Raises:
         SplatmillError: BAD_FILENAME for a name that leads out of the folder,
@@ -223,11 +242,34 @@ def load_picture(folder: Path, name: str, longest: int | None) -> Image.Image:
         raise SplatmillError(
             Reason.IMAGE_TRUNCATED, f"{name} cannot be decoded: {error}.", "Send it again.", field=name
         ) from error
+    mask = _load_mask(masks / f"{name}.png", picture.size) if masks is not None else None
+    if mask is not None:
+        picture.putalpha(mask)
     if longest is None or max(picture.size) <= longest:
         return picture
     scale = longest / max(picture.size)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     return picture.resize(size, Image.Resampling.LANCZOS)
+
+
+def _load_mask(path: Path, size: tuple[int, int]) -> Image.Image | None:
+    """A mask at a photo's size; None where there is none or it hides nothing."""
+    try:
+        with Image.open(path) as opened:
+            mask = opened.convert("L").resize(size, Image.Resampling.NEAREST)
+    except FileNotFoundError:
+        return None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise SplatmillError(
+            Reason.IMAGE_TRUNCATED, f"The mask {path.name} cannot be decoded: {error}.", field=path.name
+        ) from error
+    return mask if bool((np.asarray(mask) < _COUNTS).any()) else None
+
+
+def _counts(view: View) -> bool:
+    """Whether the mask leaves anything of a photo."""
+    picture = view.pictures[0]
+    return picture.shape[2] == 3 or bool(picture[..., 3].any())
 
 
 def _pyramid(picture: Image.Image, levels: int) -> list[Image.Image]:
@@ -242,4 +284,8 @@ def _pyramid(picture: Image.Image, levels: int) -> list[Image.Image]:
 
 
 def _to_tensor(picture: Image.Image) -> Tensor:
-    return torch.from_numpy(np.array(picture, dtype=np.uint8))
+    pixels = np.array(picture, dtype=np.uint8)
+    if pixels.shape[2] == 4:
+        # Resizing weighs colours with alpha, so that what does not count has left no colour here.
+        pixels[..., 3] = np.where(pixels[..., 3] >= _COUNTS, 255, 0)
+    return torch.from_numpy(pixels)

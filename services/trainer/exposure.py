@@ -105,7 +105,7 @@ def exposed_gradient(planes: Tensor, transform: Tensor, slope: Tensor, out: Tens
     return torch.cat((flat @ planes.view(3, -1).T, flat.sum(dim=1, keepdim=True)), dim=1)
 
 
-def cross_fitted(picture: Tensor, photo: Tensor) -> Tensor:
+def cross_fitted(picture: Tensor, photo: Tensor, weights: Tensor | None = None) -> Tensor:
     """A picture in the exposure of a photo that has no transform of its own.
 
     So that no pixel is judged by a fit that has seen it, the picture is a checkerboard: the
@@ -115,6 +115,7 @@ def cross_fitted(picture: Tensor, photo: Tensor) -> Tensor:
     Args:
         picture: Rendered, [height, width, 3].
         photo: The same, from 0 to 1.
+        weights: [height, width], 0 where the photo does not count; None where all of it does.
 
     Returns:
         As ``picture``, not clamped.
@@ -124,10 +125,12 @@ def cross_fitted(picture: Tensor, photo: Tensor) -> Tensor:
     rows, columns = (torch.arange(size, device=picture.device) // square for size in (height, width))
     white = (rows[:, None] + columns[None]) % 2 == 0
     fitted = picture.clone()
-    for seen in (white, ~white):
-        if bool(seen.any()) and not bool(seen.all()):
+    counts = torch.ones_like(white) if weights is None else weights > 0
+    for color in (white, ~white):
+        seen = color & counts
+        if bool(seen.any()):
             transform = _least_squares(picture[seen], photo[seen])
-            fitted[~seen] = picture[~seen] @ transform[:, :3].T + transform[:, 3]
+            fitted[~color] = picture[~color] @ transform[:, :3].T + transform[:, 3]
     return fitted
 
 

@@ -105,6 +105,11 @@ def _halved(view: View) -> View:
     picture = view.pictures[0].cpu()
     height, width = picture.shape[0] // 2, picture.shape[1] // 2
     planes = picture.permute(2, 0, 1)[None].float()
+    if planes.shape[1] == 4:  # what does not count must not colour what does
+        planes[:, :3] *= planes[:, 3:] / 255
     small = interpolate(planes, (height, width), mode="area")[0].permute(1, 2, 0)
+    if small.shape[2] == 4:
+        share = small[..., 3:] / 255
+        small = torch.cat((small[..., :3] / share.clamp_min(1e-6), 255 * (share >= 0.5)), dim=2)
     pictures = (small.round().to(torch.uint8).contiguous().to(view.pictures[0].device),)
     return replace(view, cameras=(view.cameras[0].scaled(width, height),), pictures=pictures)

@@ -122,15 +122,17 @@ def write_comparisons(folder: Path, trainer: Trainer) -> list[str]:
     names = []
     for row, view in enumerate(views, start=1):
         name = f"comparison_{row}_{'held_out' if held_out else 'trained'}.jpg"
-        picture, photo = rendered_and_photo(trainer, view)
-        side_by_side(photo, picture).save(folder / name, quality=_JPEG_QUALITY)
+        picture, photo, weights = rendered_and_photo(trainer, view)
+        side_by_side(photo, picture, weights).save(folder / name, quality=_JPEG_QUALITY)
         names.append(name)
     return names
 
 
-def side_by_side(photo: Tensor, picture: Tensor) -> Image.Image:
-    """Photo, rendering and their difference four times as strong, next to each other."""
+def side_by_side(photo: Tensor, picture: Tensor, weights: Tensor | None = None) -> Image.Image:
+    """Photo, rendering and their difference four times as strong, where it counts, next to each other."""
     difference = ((picture - photo).abs() * _DIFFERENCE_GAIN).clamp(0, 1)
+    if weights is not None:
+        difference = difference * weights[..., None]
     row = torch.cat((photo, picture, difference), dim=1)
     return Image.fromarray((row * 255).round().to(torch.uint8).cpu().numpy())
 

@@ -90,6 +90,24 @@ def test_antialiased_loss_and_gradients(backend, degree, seed, size):
     assert relative(out.mean2d_gradient_norms, norms) < 2e-4
 
 
+@pytest.mark.parametrize("dssim_weight", [0.0, 0.2])
+def test_what_a_mask_hides_does_not_count(backend, dssim_weight):
+    scene, camera = random_gaussians(120, seed=1), look_at_origin(75, 41)
+    target = torch.randint(0, 256, (41, 75, 4), dtype=torch.uint8)
+    target[:20, :, 3] = 0
+    target[:, :25, 3] = 255
+    background = torch.tensor([0.2, 0.4, 0.6])
+    arguments = (scene, camera, target, 3, background, dssim_weight)
+    loss, gradients, _ = reference.loss_and_gradients(*arguments)
+    out = backend.loss_and_gradients(
+        on_device(backend, scene), camera, target.to(backend.device), 3, background.to(backend.device),
+        dssim_weight,
+    )  # fmt: skip
+    assert float(out.loss) == pytest.approx(float(loss), rel=1e-5)
+    for (name, value), (_, truth) in zip(out.gradients.items(), gradients.items(), strict=True):
+        assert relative(value, truth) < 2e-4, name
+
+
 def test_gradient_through_an_exposure(backend):
     scene, camera = random_gaussians(120, seed=1), look_at_origin(75, 41)
     target = torch.randint(0, 256, (41, 75, 3), dtype=torch.uint8)

@@ -170,7 +170,10 @@ def loss_and_gradients(
     picture = render(leaves, camera, sh_degree, background.cpu().double(), offset, antialiased)
     if exposure is not None:
         picture = picture @ exposure[:, :3].T + exposure[:, 3]
-    wanted = target.cpu().double() / 255
+    wanted = target[..., :3].cpu().double() / 255
+    if target.shape[2] == 4:
+        weight = target[..., 3:].cpu().double() / 255
+        picture, wanted = weight * picture, weight * wanted
     l1 = (picture - wanted).abs().mean()
     loss = (1 - dssim_weight) * l1 + dssim_weight * (1 - ssim(picture, wanted))
     loss.backward()

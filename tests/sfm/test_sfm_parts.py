@@ -38,7 +38,7 @@ def finish(steps: Generator[int, None, Prepared]) -> Prepared:
 
 @pytest.fixture
 def folders(tmp_path: Path) -> tuple[Path, Path]:
-    for name in ("in", "out"):
+    for name in ("in", "out", "masks"):
         (tmp_path / name).mkdir()
     return tmp_path / "in", tmp_path / "out"
 
@@ -57,15 +57,17 @@ def test_odd_kinds_of_pictures_become_plain_ones(folders: tuple[Path, Path]):
     clear = picture(4).convert("RGBA")
     clear.putalpha(0)
     clear.save(source / "clear.png")
+    clear.putalpha(255)
+    clear.save(source / "opaque.png")
     picture(5).save(source / "my photo.jpeg")
-    prepared = finish(prepare(source, target))
+    prepared = finish(prepare(source, target, target.parent / "masks"))
     names = {item.original: item.name for item in prepared.photos}
     assert names == {
-        "clear.png": "clear.png",
         "deep.png": "deep.png",
         "grey.jpg": "grey.jpg",
         "modern.webp": "modern.webp.jpg",
         "my photo.jpeg": "my_photo.jpeg",
+        "opaque.png": "opaque.png",
         "print.jpg": "print.jpg",
     }
     for name in names.values():
@@ -75,8 +77,48 @@ def test_odd_kinds_of_pictures_become_plain_ones(folders: tuple[Path, Path]):
     assert prepared.rewritten == 5
     with Image.open(target / "deep.png") as image:
         assert np.ptp(np.asarray(image)) > 250, "16 bits are scaled, not cut off"
-    with Image.open(target / "clear.png") as image:
-        assert not np.asarray(image).any(), "what is transparent is black"
+    assert [(item.name, item.reason) for item in prepared.left_out] == [
+        ("clear.png", "cannot be read (its mask leaves nothing of it)")
+    ]
+    assert not any(photo.masked for photo in prepared.photos)
+
+
+def test_masks_come_from_alpha_and_from_files_beside(folders: tuple[Path, Path]):
+    source, target = folders
+    masks = target.parent / "masks"
+    left = np.zeros((64, 96), np.uint8)
+    left[:, :48] = 255
+    top = np.zeros((64, 96), np.uint8)
+    top[:32] = 200
+    clear = picture(1)
+    clear.putalpha(Image.fromarray(left))
+    clear.save(source / "alpha.png")
+    clear.save(source / "both.webp", lossless=True, quality=0)
+    Image.fromarray(top).save(source / "both.mask.png")
+    picture(2).save(source / "plain.jpg")
+    Image.fromarray(top).resize((48, 32)).save(source / "PLAIN.jpg.mask.png")
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6
+    picture(3, (64, 96)).save(source / "turned.jpg", exif=turned)
+    Image.fromarray(top).save(source / "turned.mask.png")
+    Image.fromarray(top).save(source / "nobody.mask.png")
+    prepared = finish(prepare(source, target, masks))
+    expected = {
+        "alpha.png": left > 0,
+        "both.webp.jpg": (left > 0) & (top > 0),
+        "plain.jpg": top > 0,
+        "turned.jpg": top > 0,
+    }
+    assert {photo.name: photo.masked for photo in prepared.photos} == dict.fromkeys(expected, True)
+    for name, counts in expected.items():
+        with Image.open(masks / f"{name}.png") as mask:
+            assert (np.asarray(mask) == np.where(counts, 255, 0)).all(), name
+    assert [(item.name, item.reason) for item in prepared.left_out] == [
+        ("nobody.mask.png", "is a mask of no photo")
+    ]
+    assert (target / "plain.jpg").is_symlink(), "a mask beside it leaves a photo as it is"
+    with Image.open(target / "alpha.png") as image:
+        assert (np.asarray(image) == np.asarray(clear.convert("RGB"))).all(), "no black is mixed into borders"
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -101,7 +143,7 @@ def test_every_orientation_is_turned_upright(folders: tuple[Path, Path], orienta
         stored = shown.convert("RGB") if stored_as is None else shown.convert("RGB").transpose(stored_as)
         stored.putpixel((0, 0), (number, 0, 0))
         stored.save(source / f"{number}.png", exif=exif)
-    prepared = finish(prepare(source, target))
+    prepared = finish(prepare(source, target, target.parent / "masks"))
     assert {(item.width, item.height) for item in prepared.photos} == {(96, 64)}
     with Image.open(target / "1.png") as image:
         assert image.getexif().get(ExifTags.Base.Orientation, 1) == 1

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pycolmap
 import pytest
 from PIL import ExifTags, Image
 
@@ -232,6 +233,36 @@ def test_sizes_and_original_resolution(small_capture: Path, run_sfm: RunSfm):
         for path in (run.output / "images").iterdir():
             with Image.open(path) as image:
                 assert longest[0] <= max(image.size) <= longest[1]
+
+
+def test_masked_parts_give_no_features_and_go_on_as_masks(
+    small_capture: Path, run_sfm: RunSfm, tmp_path: Path
+):
+    """A sticker on the lens: the same garbage at one place of every photo."""
+    sticker = np.random.default_rng(0).integers(0, 255, (18, 24, 3), np.uint8).repeat(5, 0).repeat(5, 1)
+    hidden = np.zeros((360, 480), bool)
+    hidden[200:290, 60:180] = True
+    for path in small_capture.glob("*.jpg"):
+        with Image.open(path) as image:
+            pixels = np.array(image)
+        pixels[hidden] = sticker.reshape(-1, 3)
+        alpha = np.where(hidden, 0, 255).astype(np.uint8)
+        Image.fromarray(np.dstack([pixels, alpha])).save(tmp_path / f"{path.stem}.png")
+    run = run_sfm(sorted(tmp_path.glob("*.png")))
+    assert run.result.metrics["registered_images"] == 10
+    assert any("10 photos have masks" in line for line in run.lines)
+    model = pycolmap.Reconstruction(run.output / "sparse")
+    for image in model.images.values():
+        with Image.open(run.output / "masks" / f"{image.name}.png") as mask:
+            counts = np.asarray(mask) > 0
+        assert counts.shape == (image.camera.height, image.camera.width)
+        assert np.isin(np.unique(mask), (0, 255)).all()
+        assert 0.8 * hidden.mean() < 1 - counts.mean() < 1.4 * hidden.mean()
+        seen = np.array([point.xy for point in image.points2D if point.has_point3D()]).astype(int)
+        inside = (seen >= 0).all(axis=1) & (seen[:, 0] < counts.shape[1]) & (seen[:, 1] < counts.shape[0])
+        x, y = seen[inside].T
+        assert len(x) > 50
+        assert counts[y, x].mean() > 0.98  # a feature may stand on the border
 
 
 def test_sequential_and_alike_pairs(

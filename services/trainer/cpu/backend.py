@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from services.trainer.backend import AdamConfig
+from services.trainer.backend import AdamConfig, check_target
 from services.trainer.cpu.adam import adam_update
 from services.trainer.cpu.binning import fill_lists, sort_by_depth
 from services.trainer.cpu.loss import ssim_backward, ssim_forward
@@ -73,9 +73,7 @@ class CpuBackend:
         exposure: Tensor | None = None,
     ) -> StepOutput:
         """See ``Backend.loss_and_gradients``."""
-        expected = (camera.height, camera.width, 3)
-        if tuple(target.shape) != expected or target.dtype != torch.uint8:
-            raise ValueError(f"target is {target.dtype} {tuple(target.shape)}, expected uint8 {expected}")
+        check_target(target, camera)
         picture = self._forward(gaussians, camera, sh_degree, background, antialiased)
         photo = target.contiguous().numpy()
         if exposure is None:

@@ -4,7 +4,8 @@ SSIM of Wang et al. 2004: Gaussian window 11 x 11, sigma 1.5, zero padding. With
 means mu, p = E[x^2], q = E[x y] the map is m = A B / (C D), A = 2 mu1 mu2 + C1,
 B = 2 (q - mu1 mu2) + C2, C = mu1^2 + mu2^2 + C1, D = var1 + var2 + C2; its derivatives by
 mu1, p and q, convolved with the same window, give the gradient by x. A thread takes a band
-of rows and keeps the last eleven horizontally convolved rows in a ring.
+of rows and keeps the last eleven horizontally convolved rows in a ring. A photo's fourth
+channel, where it has one, is a weight that both pictures are multiplied with first.
 """
 
 # ruff: noqa: E402, I001
@@ -65,13 +66,27 @@ def _blur_column(ring, y, out):
         )
 
 
+@njit(inline="always", fastmath=True)
+def _load_row(picture, target, c, y, xs, ys):
+    """Reads row y of a channel of both pictures, weighted, into rows padded by five on both sides."""
+    width = picture.shape[2]
+    for x in range(width):
+        xs[x + 5] = picture[c, y, x]
+        ys[x + 5] = np.float32(target[y, x, c]) * _BYTE
+    if target.shape[2] == 4:
+        for x in range(width):
+            weight = np.float32(target[y, x, 3]) * _BYTE
+            xs[x + 5] *= weight
+            ys[x + 5] *= weight
+
+
 @njit(parallel=True, cache=True, fastmath=True)
 def ssim_forward(picture, target, by_mean, by_square, by_product, sums, threads):
     """Derivatives of the SSIM map, and the sums of |x - y| and of the map.
 
     Args:
         picture: [3, height, width] float32.
-        target: [height, width, 3] uint8.
+        target: [height, width, 3 or 4] uint8.
         by_mean: [3, height, width] float32, written: d map / d mu1.
         by_square: The same by E[x^2].
         by_product: The same by E[x y].
@@ -94,9 +109,7 @@ def ssim_forward(picture, target, by_mean, by_square, by_product, sums, threads)
         for c in range(3):
             for y in range(begin - _REACH, end + _REACH):
                 if 0 <= y < height:
-                    for x in range(width):
-                        xs[x + 5] = picture[c, y, x]
-                        ys[x + 5] = np.float32(target[y, x, c]) * _BYTE
+                    _load_row(picture, target, c, y, xs, ys)
                     if begin <= y < end:
                         row_sum = _ZERO
                         for x in range(5, width + 5):
@@ -148,6 +161,7 @@ def ssim_backward(picture, target, by_mean, by_square, by_product, dssim_weight,
         padded = np.zeros(width + 10, np.float32)
         ring = np.zeros((3, 11, width), np.float32)
         m, s, q = np.empty(width, np.float32), np.empty(width, np.float32), np.empty(width, np.float32)
+        xs, ys = np.empty(width + 10, np.float32), np.empty(width + 10, np.float32)
         for c in range(3):
             for y in range(begin - _REACH, end + _REACH):
                 if 0 <= y < height:
@@ -165,10 +179,14 @@ def ssim_backward(picture, target, by_mean, by_square, by_product, dssim_weight,
                 _blur_column(ring[0], out, m)
                 _blur_column(ring[1], out, s)
                 _blur_column(ring[2], out, q)
+                _load_row(picture, target, c, out, xs, ys)
                 for x in range(width):
-                    value, wanted = picture[c, out, x], np.float32(target[out, x, c]) * _BYTE
+                    value, wanted = xs[x + 5], ys[x + 5]
                     off = value - wanted
                     sign = _ONE if off > _ZERO else (-_ONE if off < _ZERO else _ZERO)
                     gradient[c, out, x] = absolute * sign - similar * (
                         m[x] + _TWO * value * s[x] + wanted * q[x]
                     )
+                if target.shape[2] == 4:
+                    for x in range(width):
+                        gradient[c, out, x] *= np.float32(target[out, x, 3]) * _BYTE

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from services.trainer.backend import AdamConfig
+from services.trainer.backend import AdamConfig, check_target
 from services.trainer.cuda.program import Kernels
 from services.trainer.exposure import exposed, exposed_gradient
 from services.trainer.scene_types import Camera, Gaussians, StepOutput
@@ -66,9 +66,7 @@ class CudaBackend:
         exposure: Tensor | None = None,
     ) -> StepOutput:
         """See ``Backend.loss_and_gradients``."""
-        expected = (camera.height, camera.width, 3)
-        if tuple(target.shape) != expected or target.dtype != torch.uint8:
-            raise ValueError(f"target is {target.dtype} {tuple(target.shape)}, expected uint8 {expected}")
+        check_target(target, camera)
         exact = self._picture_size != (camera.width, camera.height)
         self._picture_size = (camera.width, camera.height)
         picture = self._forward(gaussians, camera, sh_degree, background, antialiased, exact)
@@ -196,7 +194,7 @@ class CudaBackend:
 
     def _loss(self, picture: Tensor, target: Tensor, dssim_weight: float) -> tuple[Tensor, Tensor]:
         """Answers d loss / d picture, [3, height, width], and the loss, []."""
-        _, height, width = picture.shape
+        (_, height, width), channels = picture.shape, target.shape[2]
         kernels = self._kernels["short"]
         maps = [self._buffer(f"ssim_{name}", picture.numel()) for name in ("mean", "square", "product")]
         sums = self._buffer("loss_sums", 2 * _LOSS_SLOTS)
@@ -204,10 +202,10 @@ class CudaBackend:
         loss = torch.empty((), device=self.device)
         gradient = self._buffer("picture_gradient", picture.numel())
         grid = (math.ceil(width / 32), math.ceil(height / 16), 3)
-        kernels.launch("loss", "ssim_forward", grid, width, height, picture, target, *maps, sums)
+        kernels.launch("loss", "ssim_forward", grid, width, height, channels, picture, target, *maps, sums)
         kernels.launch(
             "loss", "ssim_backward", grid,
-            width, height, float(dssim_weight), picture, target, *maps, sums, gradient, loss,
+            width, height, channels, float(dssim_weight), picture, target, *maps, sums, gradient, loss,
         )  # fmt: skip
         return gradient, loss
 

@@ -3,7 +3,8 @@
 // SSIM of Wang et al. 2004: Gaussian window 11 x 11, sigma 1.5, zero padding. With window
 // means mu, p = E[x^2], q = E[x y] the map is m = A B / (C D), A = 2 mu1 mu2 + C1,
 // B = 2 (q - mu1 mu2) + C2, C = mu1^2 + mu2^2 + C1, D = var1 + var2 + C2. Its derivatives
-// by mu1, p and q, convolved with the same window, give the gradient by x.
+// by mu1, p and q, convolved with the same window, give the gradient by x. A photo of four
+// channels has a weight in the fourth that both pictures are multiplied with first.
 
 #define REACH 5
 #define OUT_X 32
@@ -24,11 +25,15 @@ __device__ __forceinline__ float warp_sum(float v) {
     return v;
 }
 
+__device__ __forceinline__ float weight_of(const uint8* target, int channels, int pixel) {
+    return channels == 4 ? target[4 * pixel + 3] * (1.0f / 255.0f) : 1.0f;
+}
+
 // Block: a 32 x 16 piece of one channel (blockIdx.z). Writes the three derivative maps,
 // each [3, height, width], and adds |x - y| and the SSIM values to the block's slot of sums,
 // [LOSS_SLOTS, 2].
 extern "C" __global__ void __launch_bounds__(LOSS_THREADS) ssim_forward(
-    int width, int height, const float* __restrict__ picture, const uint8* __restrict__ target,
+    int width, int height, int channels, const float* __restrict__ picture, const uint8* __restrict__ target,
     float* __restrict__ by_mean, float* __restrict__ by_square, float* __restrict__ by_product,
     float* __restrict__ sums
 ) {
@@ -39,8 +44,10 @@ extern "C" __global__ void __launch_bounds__(LOSS_THREADS) ssim_forward(
     for (int i = threadIdx.x; i < IN_X * IN_Y; i += LOSS_THREADS) {
         const int lx = i % IN_X, ly = i / IN_X, x = x0 + lx, y = y0 + ly;
         const bool inside = x >= 0 && y >= 0 && x < width && y < height;
-        xs[ly][lx] = inside ? picture[channel * plane + y * width + x] : 0.0f;
-        ys[ly][lx] = inside ? target[3 * (y * width + x) + channel] * (1.0f / 255.0f) : 0.0f;
+        const int pixel = y * width + x;
+        const float weight = inside ? weight_of(target, channels, pixel) : 0.0f;
+        xs[ly][lx] = inside ? weight * picture[channel * plane + pixel] : 0.0f;
+        ys[ly][lx] = inside ? weight * (target[channels * pixel + channel] * (1.0f / 255.0f)) : 0.0f;
     }
     __syncthreads();
     for (int i = threadIdx.x; i < OUT_X * IN_Y; i += LOSS_THREADS) {
@@ -101,7 +108,7 @@ extern "C" __global__ void __launch_bounds__(LOSS_THREADS) ssim_forward(
 
 // Convolves the maps and adds the L1 part: the gradient of the picture, [3, height, width].
 extern "C" __global__ void __launch_bounds__(LOSS_THREADS) ssim_backward(
-    int width, int height, float dssim_weight, const float* __restrict__ picture,
+    int width, int height, int channels, float dssim_weight, const float* __restrict__ picture,
     const uint8* __restrict__ target, const float* __restrict__ by_mean,
     const float* __restrict__ by_square, const float* __restrict__ by_product,
     const float* __restrict__ sums, float* __restrict__ gradient, float* __restrict__ loss
@@ -140,9 +147,11 @@ extern "C" __global__ void __launch_bounds__(LOSS_THREADS) ssim_backward(
 #pragma unroll
             for (int j = 0; j < 3; ++j) m[j] += WINDOW[k] * rows[j][ly + k][lx];
         const int at = channel * plane + y * width + x;
-        const float value = picture[at], wanted = target[3 * (y * width + x) + channel] * (1.0f / 255.0f);
+        const int pixel = y * width + x;
+        const float weight = weight_of(target, channels, pixel), value = weight * picture[at];
+        const float wanted = weight * (target[channels * pixel + channel] * (1.0f / 255.0f));
         const float off = value - wanted, sign = off > 0.0f ? 1.0f : (off < 0.0f ? -1.0f : 0.0f);
-        gradient[at] = each * ((1.0f - dssim_weight) * sign - dssim_weight * (m[0] + 2.0f * value * m[1] + wanted * m[2]));
+        gradient[at] = weight * each * ((1.0f - dssim_weight) * sign - dssim_weight * (m[0] + 2.0f * value * m[1] + wanted * m[2]));
     }
     if (blockIdx.x == 0 && blockIdx.y == 0 && blockIdx.z == 0 && threadIdx.x < 32) {
         float l1 = 0.0f, similarity = 0.0f;
