@@ -80,15 +80,20 @@ def extract(database: Path, folder: Path, masks: Path, plan: Plan) -> Generator[
         images = {image.image_id: image.name for image in view.read_all_images()}
 
         def work(token: pycolmap.CancellationToken) -> None:
-            pycolmap.extract_features(
-                database,
-                folder,
-                list(images.values()),
-                reader_options=pycolmap.ImageReaderOptions(mask_path=masks),
-                extraction_options=options,
-                device=plan.device,
-                cancellation_token=token,
-            )
+            # COLMAP takes no photo without a mask once there is a folder of masks.
+            masked = [name for name in images.values() if (masks / f"{name}.png").exists()]
+            whole = [name for name in images.values() if name not in masked]
+            for names, reader in ((whole, {}), (masked, {"mask_path": masks})):
+                if names and not token.is_cancelled:
+                    pycolmap.extract_features(
+                        database,
+                        folder,
+                        names,
+                        reader_options=pycolmap.ImageReaderOptions(**reader),
+                        extraction_options=options,
+                        device=plan.device,
+                        cancellation_token=token,
+                    )
 
         yield from watch("find features", work, lambda: sum(map(view.exists_keypoints, images)))
         return {name: view.num_keypoints_for_image(number) for number, name in images.items()}

@@ -47,6 +47,7 @@ class Trouble:
     database_url: str
     settings: dict[str, str]
     services: tuple[str, ...]
+    metrics_ports: dict[str, int] = field(default_factory=dict)
     parts: list[Part] = field(default_factory=list)
     killed: Counter[str] = field(default_factory=Counter)
     _keeper: asyncio.Task[None] | None = None
@@ -78,6 +79,7 @@ class Trouble:
             "SPLATMILL_MIN_FREE_BYTES": "0",
             "SPLATMILL_KEEP_FREE_BYTES": "0",
             **self.settings,
+            "SPLATMILL_METRICS_PORT": str(self.metrics_ports.get(part.service, 0)),
             _PORTS[part.service]: str(part.port),
         }
         part.starts += 1
@@ -132,11 +134,15 @@ class Trouble:
 
 @contextlib.asynccontextmanager
 async def in_trouble(
-    folder: Path, database_url: str, services: tuple[str, ...], **settings: str
+    folder: Path,
+    database_url: str,
+    services: tuple[str, ...],
+    metrics_ports: dict[str, int] | None = None,
+    **settings: str,
 ) -> AsyncIterator[Trouble]:
     """A suite whose processes are started again whenever they end."""
     folder.mkdir(exist_ok=True)
-    trouble = Trouble(folder, database_url, settings, services)
+    trouble = Trouble(folder, database_url, settings, services, metrics_ports or {})
     for part in trouble.parts:
         trouble.start(part)
     keeper = asyncio.create_task(trouble.keep())

@@ -196,7 +196,15 @@ def test_cancelling_frees_the_queue(suite, capture):
     while suite.get(f"/recon/jobs/{answer['job_id']}/status")["status"] != "PROCESSING":
         assert time.monotonic() < deadline
         time.sleep(0.2)
+    work = suite.data_dir / "jobs" / answer["job_id"] / "work"
+    while not (stage_processes(suite.process.pid) and work.exists()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
     curl("-X", "POST", f"{suite.base_url}/recon/jobs/{answer['job_id']}/cancel")
+    deadline = time.monotonic() + 5
+    while stage_processes(suite.process.pid) or any(work.rglob("*")):
+        assert time.monotonic() < deadline, "the child and its output are gone within 5 s"
+        time.sleep(0.1)
     assert suite.wait(answer["job_id"], 10)["status"] == "CANCELLED"
     assert suite.get("/recon/queue")["running_count"] == 0
 
