@@ -208,7 +208,7 @@ def _free_name(name: str, suffix: str, taken: set[str]) -> str:
 def _as_rgb(image: Image.Image) -> Image.Image:
     """8-bit RGB; deeper greys are scaled to their own range, alpha is dropped."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        values = np.asarray(image, dtype=np.float32)
+        values = np.nan_to_num(np.asarray(image, dtype=np.float32), posinf=0, neginf=0)
         top = 65535.0 if values.max() > 255 else 255.0
         return Image.fromarray(np.clip(values * (255.0 / top) + 0.5, 0, 255).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:

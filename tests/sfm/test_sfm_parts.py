@@ -83,6 +83,20 @@ def test_odd_kinds_of_pictures_become_plain_ones(folders: tuple[Path, Path]):
     assert not any(photo.masked for photo in prepared.photos)
 
 
+def test_pixels_that_are_no_numbers_are_black(folders: tuple[Path, Path]):
+    source, target = folders
+    values = np.linspace(1, 200, 96 * 64, dtype=np.float32).reshape(64, 96)
+    values[:8], values[8:16], values[16:24] = np.nan, np.inf, -np.inf
+    for number in range(3):
+        values[40, number] = 0
+        Image.fromarray(values).save(source / f"{number}.tiff")
+    prepared = finish(prepare(source, target, target.parent / "masks"))
+    with Image.open(target / prepared.photos[2].name) as image:
+        grey = np.asarray(image.convert("L")).astype(float)
+    assert grey[:22].max() < 12
+    assert np.abs(grey[44:] - values[44:]).max() < 6
+
+
 def test_masks_come_from_alpha_and_from_files_beside(folders: tuple[Path, Path]):
     source, target = folders
     masks = target.parent / "masks"
