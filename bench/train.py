@@ -1,7 +1,9 @@
 """Trains one scene and prints one row of a table: time, speed, quality, size, memory.
 
-    python bench/train.py --scene /path/to/sfm/output --iterations 2000 --size 640
+    python -m bench.train --scene SCENE --iterations 2000 --size 640
+    python -m bench.train --scene SCENE --backend cuda --strategy mcmc --max-gaussians 500000
 
+Every training option is one here; one that is true or false needs no value to be true.
 The scene is a folder as structure from motion leaves it: ``images/`` and ``sparse/*.bin``.
 """
 
@@ -11,7 +13,6 @@ import argparse
 import resource
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -31,19 +32,9 @@ def main() -> None:
     arguments = parse()
     torch.manual_seed(0)
     backend, device_name = make_backend(arguments)
-    options = TrainingOptions(
-        iterations=arguments.iterations,
-        densify_until_iter=arguments.densify_until,
-        max_gaussians=arguments.max_gaussians,
-        train_image_size=arguments.size,
-        seed=arguments.seed,
-        test_every=8,
-        antialiased=arguments.antialiased,
-        exposure=arguments.exposure,
-    )
+    given = {name: value for name, value in vars(arguments).items() if name in TrainingOptions.model_fields}
+    options = TrainingOptions.model_validate({n: value for n, value in given.items() if value is not None})
     config = resolve(options, TrainerSettings(), arguments.defaults or backend.device.type)
-    if arguments.coarse_to_fine is not None:
-        config = replace(config, coarse_to_fine=arguments.coarse_to_fine == "yes")
     loader = DatasetLoader(arguments.scene, config)
     for _ in loader.load():
         pass
@@ -71,14 +62,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--scene", type=Path, required=True, help="folder with images/ and sparse/")
     parser.add_argument("--backend", choices=("auto", "cuda", "cpu", "gsplat"), default="auto")
     parser.add_argument("--defaults", choices=("cuda", "cpu"), help="whose defaults to take")
-    parser.add_argument("--iterations", type=int)
-    parser.add_argument("--densify-until", type=int)
-    parser.add_argument("--max-gaussians", type=int)
-    parser.add_argument("--size", type=int, help="longest side of the photos in pixels")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--coarse-to-fine", choices=("yes", "no"))
-    parser.add_argument("--antialiased", action="store_true")
-    parser.add_argument("--exposure", action="store_true")
+    short = {"train_image_size": ["--size"], "densify_until_iter": ["--densify-until"]}
+    for name, field in TrainingOptions.model_fields.items():
+        names = [f"--{name.replace('_', '-')}", *short.get(name, [])]
+        parser.add_argument(
+            *names, dest=name, nargs="?", const="true", metavar="VALUE", help=field.description
+        )
     parser.add_argument("--curve", action="store_true", help="print the held-out PSNR ten times on the way")
     parser.add_argument("--label", help="what the row is called")
     parser.add_argument("--ply", type=Path, help="write the scene here")
