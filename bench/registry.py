@@ -33,6 +33,7 @@ from splatmill.v1 import reconstruction_pb2 as pb
 from splatmill.v1 import reconstruction_pb2_grpc as rpc
 from tests.conftest import free_ports
 from tests.helpers.postgres import running
+from tests.registry.conftest import chunks, photo
 
 STAGES = (1, 2, 3)
 
@@ -128,6 +129,45 @@ async def leases_a_second(url: str, folder: Path, tasks: int, workers: int) -> f
         return done / (time.perf_counter() - begun)
 
 
+async def wake_ms(url: str, folder: Path, replicas: int) -> tuple[float, float]:
+    """Median and longest time in ms from a task's arrival to its lease by a waiting worker.
+
+    With two replicas the worker waits at one and the task arrives at the other.
+    """
+    await asyncio.to_thread(fill, url, 0)
+    async with contextlib.AsyncExitStack() as stack:
+        channels = [(await stack.enter_async_context(server_on(url, folder)))[1] for _ in range(replicas)]
+        jobs: Any = rpc.ReconstructionServiceStub(channels[-1])
+        tasks: Any = task_pb2_grpc.TaskServiceStub(channels[0])
+        request = task_pb2.LeaseTaskRequest(worker_id="w", stages=[1])
+        request.wait.FromSeconds(20)
+        taken = []
+        for _ in range(20):
+            job_id = await held_job(jobs)
+            waiting = asyncio.ensure_future(tasks.LeaseTask(request))
+            await asyncio.sleep(0.3)
+            submitting = asyncio.ensure_future(jobs.SubmitJob(pb.SubmitJobRequest(job_id=job_id)))
+            begun = time.perf_counter()
+            await waiting
+            taken.append(1e3 * (time.perf_counter() - begun))
+            await submitting
+            await jobs.CancelJob(pb.CancelJobRequest(job_id=job_id))
+        return statistics.median(taken), max(taken)
+
+
+async def held_job(jobs: Any) -> str:
+    """A job whose photos are there and that is not submitted."""
+
+    async def requests() -> AsyncIterator[pb.CreateJobRequest]:
+        yield pb.CreateJobRequest(spec=pb.JobSpec(hold=True))
+        for number in range(3):
+            for chunk in chunks(f"{number}.jpg", photo(number)):
+                yield pb.CreateJobRequest(chunk=chunk)
+
+    job_id: str = (await jobs.CreateJob(requests())).job.job_id
+    return job_id
+
+
 async def watchers(url: str, folder: Path, count: int) -> tuple[float, float, float]:
     """Median and 99th percentile of an event's way to all watchers in ms, and KiB a stream."""
     (job_id,) = await asyncio.to_thread(fill, url, 1)
@@ -217,6 +257,13 @@ async def measure(arguments: argparse.Namespace) -> None:
 
                 rate = await tasks_a_second(databases["PostgreSQL"](), arguments.tasks, arguments.workers)
                 print(f"| procrastinate, PostgreSQL | {rate:.0f} |", flush=True)
+        print(
+            "\n| from submission to the lease of a waiting worker | median | longest of 20 |\n|---|---|---|"
+        )
+        for name, new in databases.items():
+            replicas = 1 if name == "SQLite" else 2
+            median, slow = await wake_ms(new(), Path(tempfile.mkdtemp(dir=root)), replicas)
+            print(f"| {name}, {replicas} registries | {median:.0f} ms | {slow:.0f} ms |", flush=True)
         print(f"\n| {arguments.watchers} WatchJob streams | event, median | 99 % | memory a stream |")
         print("|---|---|---|---|")
         for name, new in databases.items():
