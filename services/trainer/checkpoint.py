@@ -18,12 +18,13 @@ import torch
 
 from services.trainer.config import TrainingConfig
 from services.trainer.dataset import Dataset
+from services.trainer.report import TrainingRecord
 from services.trainer.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
 _NAME = "checkpoint.pt"
-_FORMAT = 1
+_FORMAT = 2
 
 
 def fingerprint(dataset: Dataset, config: TrainingConfig) -> str:
@@ -47,12 +48,14 @@ class Checkpoints:
         folder: That outlives attempts; None where there is none, and nothing is kept.
         identity: The run's fingerprint.
         seconds: Pause between two checkpoints.
+        record: What is noted on the way, saved and restored with the rest.
     """
 
-    def __init__(self, folder: Path | None, identity: str, seconds: float) -> None:
+    def __init__(self, folder: Path | None, identity: str, seconds: float, record: TrainingRecord) -> None:
         self._folder = folder
         self._identity = identity
         self._seconds = seconds
+        self._record = record
         self._saved_at = time.monotonic()
 
     def resume(self, trainer: Trainer) -> bool:
@@ -69,6 +72,8 @@ class Checkpoints:
         if saved["trainer"]["iteration"] > trainer.config.iterations:
             return False
         trainer.restore(saved["trainer"])
+        self._record.restore(saved["record"])
+        self._record.resumed_at = trainer.iteration
         return True
 
     def save_when_due(self, trainer: Trainer) -> bool:
@@ -85,7 +90,10 @@ class Checkpoints:
         partial = self._folder / f".{_NAME}.{os.getpid()}"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            content = {"format": _FORMAT, "identity": self._identity, "trainer": trainer.checkpoint()}
+            content = {
+                "format": _FORMAT, "identity": self._identity, "trainer": trainer.checkpoint(),
+                "record": self._record.checkpoint(),
+            }  # fmt: skip
             torch.save(content, partial)
             os.replace(partial, self._folder / _NAME)
         except (OSError, RuntimeError) as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from services.trainer.trainer import Trainer
 
 REPORT = "training_report.json"
 COMPARISONS = 3
+WORST_VIEWS = 3
 _JPEG_QUALITY = 90
 _DIFFERENCE_GAIN = 4.0  # differences are drawn this much stronger
 
@@ -42,10 +43,26 @@ class TrainingRecord:
     curve: list[CurvePoint] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     """By step."""
+    trained_seconds: float = 0.0
+    """Of training, those of the attempts before this one included."""
     resumed_at: int | None = None
     """Step of the checkpoint that the run went on from."""
     memory_ladder: list[str] = field(default_factory=list)
     """What was given up when memory ran out."""
+
+    def checkpoint(self) -> dict[str, Any]:
+        """What a later attempt goes on from."""
+        return {
+            "curve": [asdict(point) for point in self.curve],
+            "trained_seconds": self.trained_seconds,
+            "memory_ladder": list(self.memory_ladder),
+        }
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Goes on from an earlier attempt's record."""
+        self.curve = [CurvePoint(**point) for point in saved["curve"]]
+        self.trained_seconds = float(saved["trained_seconds"])
+        self.memory_ladder = list(saved["memory_ladder"])
 
 
 def write_report(
@@ -70,6 +87,7 @@ def write_report(
         "settings": settings_of(trainer.config, trainer.schedule),
         "photos": photos_of(trainer.dataset),
         "held_out": [asdict(quality) for quality in qualities],
+        "worst_views": [quality.name for quality in worst(qualities)],
         "curve": [asdict(point) for point in record.curve],
         "comparisons": list(comparisons),
     }
@@ -77,6 +95,11 @@ def write_report(
         report["exposure"] = exposure_of(trainer)
     path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return report
+
+
+def worst(qualities: Sequence[PhotoQuality]) -> list[PhotoQuality]:
+    """The up to three held-out photos that are met worst, the worst first."""
+    return sorted(qualities, key=lambda quality: quality.psnr)[:WORST_VIEWS]
 
 
 def settings_of(config: TrainingConfig, schedule: Schedule) -> dict[str, Any]:

@@ -27,7 +27,14 @@ from services.trainer.evaluate import evaluate, mean_psnr
 from services.trainer.gpu_memory import GpuMemoryMeter, memory_line
 from services.trainer.memory import MemoryLadder, affordable_gaussians, free_bytes, is_out_of_memory
 from services.trainer.preview import Previews
-from services.trainer.report import REPORT, CurvePoint, TrainingRecord, write_comparisons, write_report
+from services.trainer.report import (
+    REPORT,
+    CurvePoint,
+    TrainingRecord,
+    worst,
+    write_comparisons,
+    write_report,
+)
 from services.trainer.scene_types import Gaussians
 from services.trainer.settings import TrainerSettings
 from services.trainer.trainer import Trainer
@@ -94,17 +101,15 @@ def _run(
     config, lines = _fitting(config, dataset, backend.device)
     trainer = Trainer(backend, dataset, config)
     checkpoints = Checkpoints(
-        context.checkpoint_dir, fingerprint(dataset, config), settings.checkpoint_seconds
+        context.checkpoint_dir, fingerprint(dataset, config), settings.checkpoint_seconds, record
     )
     if checkpoints.resume(trainer):
-        record.resumed_at = trainer.iteration
         lines.append(f"going on from the checkpoint of step {trainer.iteration}")
     yield Progress("load", _LOADED, log_lines=tuple(lines))
-    started = time.monotonic()
     previews = Previews(context.checkpoint_dir, settings.preview_seconds)
     with _termination_noted() as stop:
         yield from _Training(trainer, record, checkpoints, previews, stop).run()
-    record.seconds["train"] = time.monotonic() - started
+    record.seconds["train"] = record.trained_seconds
 
     started = time.monotonic()
     yield Progress("evaluate", _TRAINED, log_lines=("comparing with the held-out photos",))
@@ -128,7 +133,11 @@ def _run(
     if qualities:
         metrics["test_psnr"], metrics["test_ssim"] = report["test_psnr"], report["test_ssim"]
         summary += f", held-out PSNR {report['test_psnr']:.2f} dB, SSIM {report['test_ssim']:.4f}"
-    yield Progress("export", 1.0, 0.0, (summary,))
+    lines = [summary]
+    if len(qualities) > 1:
+        views = ", ".join(f"{quality.name} ({quality.psnr:.1f} dB)" for quality in worst(qualities))
+        lines.append(f"worst views: {views}")
+    yield Progress("export", 1.0, 0.0, tuple(lines))
     return StageResult(metrics)
 
 
@@ -196,10 +205,13 @@ class _Training:
         meter = GpuMemoryMeter(trainer.backend.device)
         quality_at = {max(1, round(share * total)) for share in _QUALITY_SHARES}
         started = reported = time.monotonic()
-        begun = trainer.iteration
+        begun, before = trainer.iteration, self.record.trained_seconds
+        if self.record.curve:
+            self._test_psnr = self.record.curve[-1].test_psnr
         marks: deque[tuple[float, int]] = deque([(started, begun)], maxlen=_RATE_SPAN)
         while not trainer.done:
             loss = self._step()
+            self.record.trained_seconds = before + time.monotonic() - started
             if self.stop.is_set():
                 self.checkpoints.save(trainer)
                 raise SplatmillError(Reason.CANCELLED, "The training was told to stop.", retryable=True)
@@ -215,11 +227,12 @@ class _Training:
             if now - reported >= _REPORT_SECONDS or trainer.iteration in (begun + 1, total):
                 value = _checked(loss, trainer.iteration)
                 reported = now = time.monotonic()
-                yield self._progress(value, now - started, marks)
+                yield self._progress(value, marks)
                 marks.append((now, trainer.iteration))
         self.checkpoints.save(trainer)  # from here a longer run can go on
         trainer.finish()
         trainer.backend.synchronize()
+        self.record.trained_seconds = before + time.monotonic() - started
         if not bool(drawable(trainer.gaussians).any()):
             raise SplatmillError(
                 Reason.EMPTY_SCENE,
@@ -235,17 +248,17 @@ class _Training:
             if not is_out_of_memory(error):
                 raise
             self._lines.append(self._ladder.descend(self.trainer, error))
-            self.record.memory_ladder = list(self._ladder.taken)
+            self.record.memory_ladder.append(self._ladder.taken[-1])
             log.warning(self._lines[-1])
             return None
 
-    def _progress(self, loss: float, seconds: float, marks: deque[tuple[float, int]]) -> Progress:
+    def _progress(self, loss: float, marks: deque[tuple[float, int]]) -> Progress:
         trainer, total = self.trainer, self.trainer.config.iterations
         now, (then, before) = time.monotonic(), marks[0]
         rate = (trainer.iteration - before) / max(now - then, 1e-6)
         count = trainer.gaussians.count
         self.record.curve.append(
-            CurvePoint(trainer.iteration, round(seconds, 2), loss, count, self._test_psnr)
+            CurvePoint(trainer.iteration, round(self.record.trained_seconds, 2), loss, count, self._test_psnr)
         )
         line = f"iteration {trainer.iteration}/{total} loss {loss:.4f} it/s {rate:.1f} gaussians {count}" + (
             "" if self._test_psnr is None else f" test PSNR {self._test_psnr:.2f}"

@@ -69,6 +69,13 @@ def test_a_killed_run_ends_like_one_that_was_not(scene, tmp_path, strategy, expo
     report = whole(scene, tmp_path / "third", tmp_path / "kept", **options)
     assert report["resumed_at"] >= 169
     assert cloud(tmp_path / "third") == cloud(tmp_path / "straight")
+    steps = [point["iteration"] for point in report["curve"]]
+    assert steps == sorted(set(steps)), "the curve of all attempts, each step once"
+    assert steps[0] == 1
+    assert steps[-1] == 260
+    seconds = [point["seconds"] for point in report["curve"]]
+    assert seconds == sorted(seconds)
+    assert report["seconds"]["train"] >= seconds[-1] - 0.01
 
 
 def test_a_finished_run_is_extended(scene, tmp_path):

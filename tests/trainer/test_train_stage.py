@@ -73,6 +73,9 @@ def test_a_run_leaves_what_it_promises(scene, tmp_path):
     assert report["test_ssim"] == pytest.approx(result.metrics["test_ssim"])
     assert [photo["name"] for photo in report["held_out"]] == ["photo_000.png", "photo_008.png"]
     assert report["test_psnr"] == pytest.approx(np.mean([photo["psnr"] for photo in report["held_out"]]))
+    by_quality = sorted(report["held_out"], key=lambda photo: photo["psnr"])
+    assert report["worst_views"] == [photo["name"] for photo in by_quality]
+    assert any(line.startswith("worst views: photo_") for line in progress[-1].log_lines)
     assert report["photos"] == {"train": 8, "test": 2, "width": 24, "height": 18}
     assert (report["settings"]["iterations"], report["settings"]["schedule"]["densify_until"]) == (60, 30)
     assert report["device"] == {"type": "cpu", "name": "a slow device"}
