@@ -6,7 +6,8 @@ Photos stay bytes in memory; the loss turns them into numbers as it reads them.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from services.trainer.colmap_model import ColmapModel, ModelImage, read_model
 from services.trainer.config import TrainingConfig
+from services.trainer.photo_cache import CachedPictures, PhotoCache, bytes_of
 from services.trainer.scene_types import Camera
 from splatmill.errors import Reason, SplatmillError
 
@@ -38,7 +40,7 @@ class View:
 
     name: str
     cameras: tuple[Camera, ...]
-    pictures: tuple[Tensor, ...]
+    pictures: Sequence[Tensor]
     """Each [height, width, 3] uint8 RGB, or [height, width, 4] of a photo with a mask: 0 where it does
     not count, else 255."""
     near: float
@@ -61,12 +63,15 @@ class Dataset:
         """The same with its pictures on ``device`` where there is room, else in pinned memory."""
         if device.type != "cuda":
             return self
-        total = sum(picture.numel() for view in self.train + self.test for picture in view.pictures)
+        total = sum(bytes_of(view.pictures) for view in self.train + self.test)
         free, _ = torch.cuda.mem_get_info(device)
 
         def place(view: View) -> View:
             if total < free // 4:
                 return replace(view, pictures=tuple(picture.to(device) for picture in view.pictures))
+            if isinstance(view.pictures, CachedPictures):
+                view.pictures.cache.pinned = True
+                return view
             return replace(view, pictures=tuple(picture.pin_memory() for picture in view.pictures))
 
         return replace(self, train=tuple(map(place, self.train)), test=tuple(map(place, self.test)))
@@ -78,12 +83,13 @@ class DatasetLoader:
     Args:
         folder: With ``images/`` and ``sparse/``.
         config: The run.
+        memory: Bytes that decoded photos may take. More of them are decoded as they are needed.
 
     Raises:
         SplatmillError: The model or a photo is missing or broken, or there are no photos.
     """
 
-    def __init__(self, folder: Path, config: TrainingConfig) -> None:
+    def __init__(self, folder: Path, config: TrainingConfig, memory: int = 1 << 62) -> None:
         self._folder = folder
         self._config = config
         self._model = read_model(folder / "sparse")
@@ -94,6 +100,10 @@ class DatasetLoader:
                 "Run structure from motion again with photos that overlap more.",
             )
         self._views: list[View] = []
+        self._hidden: set[str] = set()  # names of those of which nothing counts
+        self._cache = PhotoCache(memory)
+        self._lock = threading.Lock()
+        self._bytes = 0
 
     @property
     def photo_count(self) -> int:
@@ -108,13 +118,16 @@ class DatasetLoader:
                 for view in pool.map(self._view, self._model.images):
                     self._views.append(view)
                     yield len(self._views)
+                if self._bytes > self._cache.budget:
+                    images = zip(self._views, self._model.images, strict=True)
+                    self._views = [self._cached(view, image) for view, image in images]
             finally:
                 pool.shutdown(cancel_futures=True)
 
     def dataset(self) -> Dataset:
         """The dataset, once all is loaded."""
         held_out = held_out_rows(len(self._views), self._config.test_every)
-        useful = [row for row, view in enumerate(self._views) if _counts(view)]
+        useful = [row for row, view in enumerate(self._views) if view.name not in self._hidden]
         train = tuple(self._views[row] for row in useful if row not in held_out)
         if not train:
             raise SplatmillError(
@@ -132,8 +145,7 @@ class DatasetLoader:
 
     def _view(self, image: ModelImage) -> View:
         intrinsics = self._model.cameras[image.camera_id]
-        longest = self._config.train_image_size
-        picture = load_picture(self._folder / "images", image.name, longest, self._folder / "masks")
+        pictures = self._pictures(image)
         camera = Camera(
             torch.from_numpy(image.cam_from_world.astype(np.float32)),
             intrinsics.fx,
@@ -143,13 +155,33 @@ class DatasetLoader:
             intrinsics.width,
             intrinsics.height,
         )
-        pictures = _pyramid(picture, LEVELS if self._config.coarse_to_fine else 1)
-        return View(
+        view = View(
             name=image.name,
-            cameras=tuple(camera.scaled(level.width, level.height) for level in pictures),
-            pictures=tuple(_to_tensor(level) for level in pictures),
+            cameras=tuple(camera.scaled(level.shape[1], level.shape[0]) for level in pictures),
+            pictures=pictures,
             near=near_depth(self._model, image),
         )
+        with self._lock:
+            self._bytes += bytes_of(pictures)
+            full = self._bytes > self._cache.budget
+            if not _counts(pictures[0]):
+                self._hidden.add(image.name)
+        # Here, in the worker: what waits to be taken over counts, too.
+        return self._cached(view, image) if full else view
+
+    def _pictures(self, image: ModelImage) -> tuple[Tensor, ...]:
+        longest = self._config.train_image_size
+        picture = load_picture(self._folder / "images", image.name, longest, self._folder / "masks")
+        levels = _pyramid(picture, LEVELS if self._config.coarse_to_fine else 1)
+        return tuple(_to_tensor(level) for level in levels)
+
+    def _cached(self, view: View, image: ModelImage) -> View:
+        """The view with pictures that are decoded when they are asked for."""
+        if isinstance(view.pictures, CachedPictures):
+            return view
+        levels, size = range(len(view.pictures)), bytes_of(view.pictures)
+        pictures = CachedPictures(self._cache, image.name, lambda: self._pictures(image), levels, size)
+        return replace(view, pictures=pictures)
 
 
 def held_out_rows(count: int, test_every: int) -> tuple[int, ...]:
@@ -266,9 +298,8 @@ def _load_mask(path: Path, size: tuple[int, int]) -> Image.Image | None:
     return mask if bool((np.asarray(mask) < _COUNTS).any()) else None
 
 
-def _counts(view: View) -> bool:
+def _counts(picture: Tensor) -> bool:
     """Whether the mask leaves anything of a photo."""
-    picture = view.pictures[0]
     return picture.shape[2] == 3 or bool(picture[..., 3].any())
 
 

@@ -7,9 +7,11 @@ import os
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 from torch.nn.functional import interpolate
 
 from services.trainer.dataset import Dataset, View
+from services.trainer.photo_cache import CachedPictures
 from services.trainer.trainer import Trainer
 
 # Measured with the CUDA backend: parameters, gradients and both moments are 944 bytes a
@@ -102,14 +104,21 @@ def _halved(view: View) -> View:
     """The view without its full size, or at half of it where it has no other."""
     if len(view.cameras) > 1:
         return replace(view, cameras=view.cameras[1:], pictures=view.pictures[1:])
-    picture = view.pictures[0].cpu()
+    camera = view.cameras[0]
+    small = (camera.scaled(camera.width // 2, camera.height // 2),)
+    if isinstance(view.pictures, CachedPictures):
+        return replace(view, cameras=small, pictures=view.pictures.changed(_half))
+    return replace(view, cameras=small, pictures=(_half(view.pictures[0]),))
+
+
+def _half(picture: Tensor) -> Tensor:
+    """A picture at half its size, uint8 as it was, on its device."""
     height, width = picture.shape[0] // 2, picture.shape[1] // 2
-    planes = picture.permute(2, 0, 1)[None].float()
+    planes = picture.cpu().permute(2, 0, 1)[None].float()
     if planes.shape[1] == 4:  # what does not count must not colour what does
         planes[:, :3] *= planes[:, 3:] / 255
     small = interpolate(planes, (height, width), mode="area")[0].permute(1, 2, 0)
     if small.shape[2] == 4:
         share = small[..., 3:] / 255
         small = torch.cat((small[..., :3] / share.clamp_min(1e-6), 255 * (share >= 0.5)), dim=2)
-    pictures = (small.round().to(torch.uint8).contiguous().to(view.pictures[0].device),)
-    return replace(view, cameras=(view.cameras[0].scaled(width, height),), pictures=pictures)
+    return small.round().to(torch.uint8).contiguous().to(picture.device)

@@ -33,6 +33,8 @@ class TrainerSettings(ServiceSettings):
     """Every how many photos one is held out for the quality figures; 0 holds out none."""
     checkpoint_seconds: float = Field(default=30.0, gt=0)
     """Pause between two checkpoints; what was trained since the last is lost when the trainer dies."""
+    photo_cache_mib: int | None = Field(default=None, ge=1)
+    """Memory for decoded photos in MiB; unset: a quarter of what is free. Others are decoded as needed."""
     preview_seconds: float = Field(default=3.0, gt=0)
     """Pause between two pictures of the scene while it is trained."""
     training_seed: int = Field(default=0, ge=0, le=2**63 - 1)

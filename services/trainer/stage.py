@@ -45,6 +45,7 @@ log = logging.getLogger(__name__)
 # Where each step ends, as a share of the stage.
 _LOADED, _TRAINED, _EVALUATED = 0.03, 0.96, 0.99
 _REPORT_SECONDS = 0.5
+_UNKNOWN_PHOTO_MEMORY = 2 * 2**30  # bytes, where the system does not tell what is free
 _MEMORY_EVERY = 20  # steps
 _QUALITY_SHARES = (0.25, 0.5, 0.75)  # of the run, where the held-out photos are looked at
 _RATE_SPAN = 6  # reports over which the speed is averaged
@@ -95,7 +96,7 @@ def _run(
     lines = [chosen.warning] if chosen.warning else []
     lines.append(f"training on {chosen.name}: {_describe(config)}")
     yield Progress("load", 0.0, log_lines=tuple(lines))
-    dataset = yield from _load(input_dir, config)
+    dataset = yield from _load(input_dir, config, _photo_memory(settings))
     record.seconds["load"] = time.monotonic() - started
 
     config, lines = _fitting(config, dataset, backend.device)
@@ -167,8 +168,16 @@ def _termination_noted() -> Iterator[threading.Event]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _load(input_dir: Path, config: TrainingConfig) -> Generator[Progress, None, Dataset]:
-    loader = DatasetLoader(input_dir, config)
+def _photo_memory(settings: TrainerSettings) -> int:
+    """Bytes that decoded photos may take."""
+    if settings.photo_cache_mib is not None:
+        return settings.photo_cache_mib * 2**20
+    free = free_bytes(torch.device("cpu"))
+    return _UNKNOWN_PHOTO_MEMORY if free is None else free // 4
+
+
+def _load(input_dir: Path, config: TrainingConfig, memory: int) -> Generator[Progress, None, Dataset]:
+    loader = DatasetLoader(input_dir, config, memory)
     reported = time.monotonic()
     for count in loader.load():
         if time.monotonic() - reported >= _REPORT_SECONDS:

@@ -18,6 +18,7 @@ from services.trainer.density import DensityLimits, NearCameras, TrainingState, 
 from services.trainer.exposure import Exposures
 from services.trainer.init import initial_gaussians
 from services.trainer.mcmc import MarkovChain, smaller_and_denser
+from services.trainer.photo_cache import AHEAD, prefetch
 from services.trainer.scene_types import Gaussians
 from services.trainer.schedule import Schedule, plan
 from services.trainer.strategy import AdaptiveDensity, GaussianControl
@@ -188,11 +189,14 @@ class Trainer:
         return self._white
 
     def _next_row(self) -> int:
-        """Every photo once in random order, then anew."""
-        if not self._queue:
-            self._queue = list(range(len(self.dataset.train)))
-            self._order.shuffle(self._queue)
-        return self._queue.pop()
+        """Every photo once in random order, then anew; those that come next are decoded meanwhile."""
+        if len(self._queue) <= AHEAD:
+            later = list(range(len(self.dataset.train)))
+            self._order.shuffle(later)
+            self._queue = later + self._queue
+        row = self._queue.pop()
+        prefetch([self.dataset.train[coming].pictures for coming in self._queue[: -AHEAD - 1 : -1]])
+        return row
 
     def _put_back(self, state: TrainingState) -> None:
         """Gives the state, which the control shares, other contents."""
