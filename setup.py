@@ -1,20 +1,13 @@
-"""Generates the protobuf stubs before the packages are collected; the rest is in pyproject.toml."""
+"""Generates the protobuf stubs; the rest is in pyproject.toml.
+
+Packages are collected while setup() begins: what is generated later is in no wheel, and an
+editable installation does not find it.
+"""
 
 import runpy
 from pathlib import Path
 
 from setuptools import setup
-from setuptools.command.build_py import build_py
 
-
-class BuildWithStubs(build_py):
-    """build_py that first writes the stubs into the source tree."""
-
-    def run(self) -> None:
-        """Generates, then builds."""
-        script = Path(__file__).resolve().parent / "protos" / "generate.py"
-        runpy.run_path(str(script))["generate"]()
-        super().run()
-
-
-setup(cmdclass={"build_py": BuildWithStubs})
+runpy.run_path(str(Path(__file__).resolve().parent / "protos" / "generate.py"))["generate"]()
+setup()
