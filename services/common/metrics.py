@@ -51,6 +51,13 @@ def note_gpu_memory(memory: GpuMemory) -> None:
     GPU_MEMORY_TOTAL.labels(str(memory.index)).set(memory.total_mib * _MIB)
 
 
+def note_idle(stage: str) -> None:
+    """The worker has no task: what is known of its GPU was of the last one."""
+    WORKER_BUSY.labels(stage).set(0)
+    GPU_MEMORY.clear()
+    GPU_MEMORY_TOTAL.clear()
+
+
 class MetricsInterceptor(grpc.aio.ServerInterceptor):
     """Counts and times every RPC; the outermost interceptor, so that it sees the status sent."""
 
@@ -176,18 +183,22 @@ class MetricsServer:
             self._server.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(TimeoutError, ConnectionError, asyncio.LimitOverrunError, ValueError):
-            async with asyncio.timeout(_HEAD_SECONDS):
-                head = await reader.readuntil(b"\r\n\r\n")
-            method, path, _ = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ", 2)
-            status, kind, body = await self._answer(method, path.partition("?")[0])
-            writer.write(
-                f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
-                "Connection: close\r\n\r\n".encode()
-            )
-            writer.write(b"" if method == "HEAD" else body)
-            await writer.drain()
-        writer.close()
+        # EOFError: whoever only looks whether the port is open says nothing and goes.
+        gone = (TimeoutError, ConnectionError, EOFError, asyncio.LimitOverrunError, ValueError)
+        try:
+            with contextlib.suppress(*gone):
+                async with asyncio.timeout(_HEAD_SECONDS):
+                    head = await reader.readuntil(b"\r\n\r\n")
+                method, path, _ = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ", 2)
+                status, kind, body = await self._answer(method, path.partition("?")[0])
+                writer.write(
+                    f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
+                    "Connection: close\r\n\r\n".encode()
+                )
+                writer.write(b"" if method == "HEAD" else body)
+                await writer.drain()
+        finally:
+            writer.close()
 
     async def _answer(self, method: str, path: str) -> tuple[str, str, bytes]:
         if method not in ("GET", "HEAD"):

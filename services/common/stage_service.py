@@ -50,12 +50,12 @@ async def serve(spec: StageServiceSpec, settings: ServiceSettings) -> None:
     server = Server(server_credentials(settings))
     servicer = StageServicer(spec, settings, store, busy)
     server.add(spec.service_name, lambda grpc_server: spec.register(servicer, grpc_server))
-    port = await server.start(settings.grpc_host, getattr(settings, spec.port_setting))
-    log.info("serving %s on port %d", spec.service_name, port)
     worker = Worker(spec, settings, store, busy)
     metrics = MetricsServer(worker.reaches_registry)
     if settings.metrics_port:
         await metrics.start(settings.grpc_host, settings.metrics_port)
+    port = await server.start(settings.grpc_host, getattr(settings, spec.port_setting))
+    log.info("serving %s on port %d", spec.service_name, port)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -43,7 +43,13 @@ class Service:
     @property
     def port(self) -> int:
         """The port in force."""
-        return int(os.environ.get(self.port_variable, self.default_port))
+        return _port_setting(self.port_variable, self.default_port)
+
+    @property
+    def metrics_port(self) -> int:
+        """The one of its figures, 0 for none: from the one that is set on, each service has its own."""
+        first = _port_setting("SPLATMILL_METRICS_PORT", 0, last=65536 - len(SERVICES))
+        return first + SERVICES.index(self) if first else 0
 
 
 SERVICES = (
@@ -56,7 +62,14 @@ SERVICES = (
 
 
 class PortInUse(Exception):
-    """A port that a service needs is taken; the text says which, and which setting changes it."""
+    """A port that a service needs is taken, or is none; the text says which setting changes it."""
+
+
+def _port_setting(variable: str, default: int, last: int = 65535) -> int:
+    text = os.environ.get(variable) or str(default)
+    if not (text.isdecimal() and int(text[:9]) <= last):
+        raise PortInUse(f"{variable} = {text!r} is no port: set a number up to {last}, or unset it.")
+    return int(text[:9])
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -215,29 +228,32 @@ class Supervisor:
 def check_ports() -> None:
     """Raises PortInUse when a port of the suite is taken."""
     for service in SERVICES:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", service.port))
-            except OSError:
-                raise PortInUse(
-                    f"Port {service.port} ({service.name}) is in use: is Splatmill running already? "
-                    f"Stop what uses it, or set {service.port_variable} to another port."
-                ) from None
+        _check_port(service.name, service.port, service.port_variable)
+        if service.metrics_port:
+            _check_port(f"metrics of {service.name}", service.metrics_port, "SPLATMILL_METRICS_PORT")
+
+
+def _check_port(name: str, port: int, variable: str) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            raise PortInUse(
+                f"Port {port} ({name}) is in use: is Splatmill running already? "
+                f"Stop what uses it, or set {variable} to another port."
+            ) from None
 
 
 def _environment(service: Service) -> dict[str, str]:
     """A service's environment: gRPC on this machine only, unless told otherwise."""
     registry = SERVICES[0]
-    first = int(os.environ.get("SPLATMILL_METRICS_PORT") or 0)
-    # One machine, one address: each service has a port of its own, from the one that is set.
-    port = first + SERVICES.index(service) if first else 0
     return {
         "SPLATMILL_GRPC_HOST": "127.0.0.1",
         "SPLATMILL_REGISTRY_ADDRESS": f"127.0.0.1:{registry.port}",
         "PYTHONUNBUFFERED": "1",
         **os.environ,
-        "SPLATMILL_METRICS_PORT": str(port),
+        "SPLATMILL_METRICS_PORT": str(service.metrics_port),
     }
 
 

@@ -76,6 +76,7 @@ class Worker:
         self._busy = busy
         self._id = f"{spec.name}-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"[-128:]
         self._device = spec.device(settings)
+        metrics.note_idle(spec.name)
         self._channel = open_channel(settings.registry_address, _CHANNEL_OPTIONS, tls_of(settings))
         self._tasks: Any = Authorized(
             task_pb2_grpc.TaskServiceStub(self._channel), lambda: settings.worker_token
@@ -141,8 +142,12 @@ class Worker:
             attempt=leased.attempt, worker_id=self._id, trace_id=trace_id(leased.traceparent),
         )  # fmt: skip
         async with self._busy:
-            with subject, metrics.WORKER_BUSY.labels(self._spec.name).track_inprogress():
-                await self._work(leased)
+            metrics.WORKER_BUSY.labels(self._spec.name).set(1)
+            try:
+                with subject:
+                    await self._work(leased)
+            finally:
+                metrics.note_idle(self._spec.name)
 
     async def _work(self, leased: task_pb2.LeasedTask) -> None:
         """Works on a task, whatever comes of it; raises CancelledError alone."""

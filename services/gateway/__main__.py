@@ -7,9 +7,11 @@ import logging
 from aiohttp import web
 
 from services.common.logging import set_up_logging
+from services.common.settings import load_settings
 from services.common.tracing import end_tracing, set_up_tracing
 from services.gateway.app import make_app
 from services.gateway.settings import GatewaySettings
+from splatmill.errors import SplatmillError
 
 log = logging.getLogger(__name__)
 
@@ -17,10 +19,21 @@ _STOP_SECONDS = 3.0
 
 
 def main() -> None:
-    """Serves until SIGTERM or SIGINT; exits with 1 when the port cannot be opened."""
-    settings = GatewaySettings()
-    set_up_logging("gateway", settings.log_level, settings.log_format)
-    set_up_tracing("gateway")
+    """Serves until SIGTERM or SIGINT; exits with 1 when it cannot start."""
+    set_up_logging("gateway")
+    try:
+        settings = load_settings(GatewaySettings)
+        set_up_logging("gateway", settings.log_level, settings.log_format)
+        set_up_tracing("gateway")
+        _serve(settings)
+    except SplatmillError as error:
+        log.error("%s", error)
+        raise SystemExit(1) from None
+    finally:
+        end_tracing()
+
+
+def _serve(settings: GatewaySettings) -> None:
     log.info("serving on %s:%d, registry at %s", settings.host, settings.port, settings.registry_address)
     try:
         web.run_app(
@@ -35,8 +48,6 @@ def main() -> None:
     except OSError as error:
         log.error("port %d cannot be opened: %s; set SPLATMILL_PORT to another", settings.port, error)
         raise SystemExit(1) from None
-    finally:
-        end_tracing()
 
 
 if __name__ == "__main__":

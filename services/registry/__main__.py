@@ -6,6 +6,7 @@ import asyncio
 import logging
 import signal
 import time
+from functools import partial
 
 import prometheus_client
 
@@ -13,6 +14,7 @@ from externalscaler import externalscaler_pb2_grpc
 from services.common.grpc_server import Server
 from services.common.logging import set_up_logging
 from services.common.metrics import MetricsServer
+from services.common.settings import load_settings
 from services.common.store import LocalStore
 from services.common.tls import server_credentials
 from services.common.tracing import end_tracing, set_up_tracing
@@ -78,37 +80,34 @@ async def serve(settings: RegistrySettings) -> None:
     """Runs until SIGTERM or SIGINT; long polls end first, so that stopping takes no wait."""
     server, registry, port = await start(settings, settings.grpc_host, settings.registry_port)
     log.info("serving on port %d, database %s", port, registry.database.engine.url.render_as_string())
-    await _say_who_may(registry, settings)
-    metrics = await _start_metrics(registry, settings)
-    sweeper = asyncio.create_task(registry.sweep_forever())
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await stop.wait()
-    sweeper.cancel()
-    await registry.stop_listening()
-    await metrics.stop()
-    await server.stop(grace=2.0)
-    registry.close()
-    end_tracing()
+    metrics = MetricsServer(partial(_is_ready, registry))
+    try:
+        await _say_who_may(registry, settings)
+        if settings.metrics_port:
+            prometheus_client.REGISTRY.register(QueueCollector(registry.database.run))
+            await metrics.start(settings.grpc_host, settings.metrics_port)
+        sweeper = asyncio.create_task(registry.sweep_forever())
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        await stop.wait()
+        sweeper.cancel()
+    finally:
+        await registry.stop_listening()
+        await metrics.stop()
+        await server.stop(grace=2.0)
+        registry.close()
+        end_tracing()
     log.info("stopped")
 
 
-async def _start_metrics(registry: Registry, settings: RegistrySettings) -> MetricsServer:
-    """Figures of this process and of the queue, when a port is set for them."""
-
-    async def ready() -> bool:
-        try:
-            await registry.transact(keys.any_exists)
-        except SplatmillError:
-            return False
-        return True
-
-    server = MetricsServer(ready)
-    if settings.metrics_port:
-        prometheus_client.REGISTRY.register(QueueCollector(registry.database.run))
-        await server.start(settings.grpc_host, settings.metrics_port)
-    return server
+async def _is_ready(registry: Registry) -> bool:
+    """Whether the database answers."""
+    try:
+        await registry.transact(keys.any_exists)
+    except SplatmillError:
+        return False
+    return True
 
 
 async def _say_who_may(registry: Registry, settings: RegistrySettings) -> None:
@@ -124,10 +123,11 @@ async def _say_who_may(registry: Registry, settings: RegistrySettings) -> None:
 
 def main() -> None:
     """Serves until told to stop; exits with 1 when it cannot start."""
-    settings = RegistrySettings()
-    set_up_logging("registry", settings.log_level, settings.log_format)
-    set_up_tracing("registry")
+    set_up_logging("registry")
     try:
+        settings = load_settings(RegistrySettings)
+        set_up_logging("registry", settings.log_level, settings.log_format)
+        set_up_tracing("registry")
         asyncio.run(serve(settings))
     except SplatmillError as error:
         log.error("%s", error)

@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from services.common.grpc_server import Server
 from services.common.log_context import about, current
 from services.common.logging import set_up_logging
-from services.common.metrics import MetricsServer, note_gpu_memory
+from services.common.metrics import MetricsServer, note_gpu_memory, note_idle
 from services.common.stage import GpuMemory
 from splatmill.errors import Reason, SplatmillError
 
@@ -78,6 +78,18 @@ async def test_rubbish_does_not_hurt(metrics):
     assert (await fetch(port, "/healthz"))[0] == 200
 
 
+async def test_who_only_looks_whether_the_port_is_open_is_no_error(metrics, caplog):
+    port, _ = metrics
+    for said in (b"", b"GET /metr"):
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(said)
+        writer.close()
+        await writer.wait_closed()
+    assert (await fetch(port, "/healthz"))[0] == 200
+    await asyncio.sleep(0.1)
+    assert not caplog.records
+
+
 async def test_a_port_that_is_taken(metrics):
     port, _ = metrics
     with pytest.raises(SplatmillError, match="METRICS_PORT") as caught:
@@ -114,6 +126,15 @@ async def test_rpcs_are_counted_by_status(metrics):
     assert grown("grpc_server_msg_sent_total", "Check", "unary") == 1
     assert grown("grpc_server_handled_total", "Watch", "server_stream", grpc_code="CANCELLED") == 1
     await server.stop(0)
+
+
+async def test_the_worker_s_figures_are_there_from_the_start_and_not_of_a_task_gone_by(metrics):
+    port, _ = metrics
+    note_gpu_memory(GpuMemory(0, 1473, 16380))
+    note_idle("sfm")
+    found = await samples(port)
+    assert found["splatmill_worker_busy", (("stage", "sfm"),)] == 0
+    assert not [name for name, _ in found if name.startswith("splatmill_gpu_memory")]
 
 
 async def test_gpu_memory(metrics):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
 import subprocess
 import sys
 
@@ -14,8 +15,10 @@ from services.common.logging import set_up_logging
 from services.common.progress_codec import Coalescer, progress_to_proto
 from services.common.settings import ServiceSettings, load_settings
 from services.common.stage import GpuMemory, Progress, TrainingFigures
+from services.common.supervisor import SERVICES
 from splatmill.errors import SplatmillError
 from splatmill.v1 import progress_pb2
+from tests.conftest import free_ports
 
 HEAVY = ("torch", "pycolmap", "numba", "scipy", "sklearn", "sqlmodel", "aiohttp", "PIL")
 MAY_IMPORT = {
@@ -71,9 +74,27 @@ def test_a_stage_does_without_the_other_stages_libraries(service, module, not_ne
 )
 def test_a_bad_setting_is_named_without_a_trace(tmp_path, variable, value):
     done = run_python("-m", "services.sfm", **{"SPLATMILL_DATA_DIR": str(tmp_path), variable: value})
+    check_named(done, variable)
+
+
+def check_named(done: subprocess.CompletedProcess[str], variable: str) -> None:
     assert done.returncode == 1
     assert variable in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("module", ["gateway", "registry", "sfm", "common.supervisor"])
+def test_a_metrics_port_that_cannot_be_had_is_named_without_a_trace(tmp_path, module):
+    free = [str(port) for port in free_ports(len(SERVICES))]
+    environment = {service.port_variable: port for service, port in zip(SERVICES, free, strict=True)}
+    environment |= {"SPLATMILL_DATA_DIR": str(tmp_path), "SPLATMILL_GRPC_HOST": "127.0.0.1"}
+    environment["SPLATMILL_HOST"] = "127.0.0.1"
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        for port in ("many", str(taken.getsockname()[1])):
+            done = run_python("-m", f"services.{module}", **environment, SPLATMILL_METRICS_PORT=port)
+            check_named(done, "SPLATMILL_METRICS_PORT")
 
 
 def test_settings_read_their_variables(monkeypatch, tmp_path):
