@@ -18,7 +18,7 @@ from PIL import Image
 from services.registry.__main__ import start
 from services.registry.core import Registry
 from services.registry.settings import RegistrySettings
-from splatmill._status import from_rpc_error
+from splatmill._status import Ending, from_rpc_error
 from splatmill.errors import Reason
 from splatmill.v1 import progress_pb2, task_pb2, task_pb2_grpc
 from splatmill.v1 import reconstruction_pb2 as pb
@@ -63,7 +63,8 @@ class Bench:
                 for chunk in chunks(name, data):
                     yield pb.CreateJobRequest(chunk=chunk)
 
-        return (await self.jobs.CreateJob(requests())).job
+        # A refusal may come while the photos are still being written.
+        return (await Ending(self.jobs.CreateJob(requests())).result()).job
 
     async def lease(self, *stages: int, wait: float = 0.0, worker: str = "w") -> task_pb2.LeasedTask | None:
         """Asks for a task of any stage, unless told otherwise."""
