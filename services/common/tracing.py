@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import secrets
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -18,6 +19,8 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+# A receiver that is away is tried again for up to 10 s: longer than a service has to stop.
+_END_SECONDS = 2.0
 # https://www.w3.org/TR/trace-context/#traceparent-header
 _PARENT = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-[0-9a-f]{2}")
 
@@ -38,15 +41,18 @@ def set_up_tracing(service: str) -> None:
     except ImportError:
         log.warning("an OTLP endpoint is set, but OpenTelemetry is missing: pip install 'splatmill[otel]'")
         return
-    _provider = TracerProvider(resource=Resource.create({"service.name": f"splatmill-{service}"}))
+    resource = Resource.create({"service.name": f"splatmill-{service}"})
+    _provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     _provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     _tracer = _provider.get_tracer("splatmill")
 
 
 def end_tracing() -> None:
-    """Sends what has not been sent."""
+    """Sends what has not been sent, as far as that takes no long wait."""
     if _provider is not None:
-        _provider.shutdown()
+        ending = threading.Thread(target=_provider.shutdown, name="end of tracing", daemon=True)
+        ending.start()
+        ending.join(_END_SECONDS)
 
 
 def new_traceparent() -> str:
@@ -78,10 +84,24 @@ def span(name: str, traceparent: str, begun: float | None = None, **attributes: 
     Yields:
         The traceparent of what belongs to this piece.
     """
-    match = _PARENT.fullmatch(traceparent)
-    if _tracer is None or match is None:
+    made = _begin(name, traceparent, begun, attributes)
+    if made is None:
         yield traceparent
         return
+    own = made.get_span_context()
+    try:
+        yield f"00-{own.trace_id:032x}-{own.span_id:016x}-01"
+    except BaseException as error:
+        _end(made, error)
+        raise
+    _end(made)
+
+
+def _begin(name: str, traceparent: str, begun: float | None, attributes: dict[str, Any]) -> Any:
+    """A span; None where none are sent."""
+    match = _PARENT.fullmatch(traceparent)
+    if _tracer is None or match is None:
+        return None
     from opentelemetry import trace  # noqa: PLC0415
 
     parent = trace.SpanContext(
@@ -89,19 +109,19 @@ def span(name: str, traceparent: str, begun: float | None = None, **attributes: 
     )
     context = trace.set_span_in_context(trace.NonRecordingSpan(parent))
     start = None if begun is None else int(begun * 1e9)
-    made = _tracer.start_span(name, context=context, start_time=start, attributes=attributes)
-    own = made.get_span_context()
-    try:
-        yield f"00-{own.trace_id:032x}-{own.span_id:016x}-01"
-    except BaseException as error:
-        made.set_status(trace.StatusCode.ERROR, f"{type(error).__name__}: {error}"[:200])
-        raise
-    finally:
-        made.end()
+    return _tracer.start_span(name, context=context, start_time=start, attributes=attributes)
+
+
+def _end(made: Any, error: BaseException | None = None) -> None:
+    if error is not None:
+        from opentelemetry.trace import StatusCode  # noqa: PLC0415
+
+        made.set_status(StatusCode.ERROR, f"{type(error).__name__}: {error}"[:200])
+    made.end()
 
 
 class Steps:
-    """Spans of the steps that a stage goes through, one after another.
+    """Spans of the steps that a stage goes through, one after another; a context manager.
 
     Args:
         traceparent: What they belong to.
@@ -112,15 +132,22 @@ class Steps:
         self._step = ""
         self._begun = 0.0
 
+    def __enter__(self) -> Steps:
+        """Begins with no step."""
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        """The last step is over, or has failed."""
+        self._end(error)
+
     def note(self, step: str) -> None:
         """A step goes on, or another begins."""
-        if step == self._step:
-            return
-        self.end()
-        self._step, self._begun = step, time.time()
+        if step != self._step:
+            self._end()
+            self._step, self._begun = step, time.time()
 
-    def end(self) -> None:
-        """The last step is over."""
-        if self._step:
-            with span(self._step, self._traceparent, self._begun):
-                self._step = ""
+    def _end(self, error: BaseException | None = None) -> None:
+        step, self._step = self._step, ""
+        made = _begin(step, self._traceparent, self._begun, {}) if step else None
+        if made is not None:
+            _end(made, error)

@@ -159,8 +159,9 @@ class Worker:
             with (
                 tempfile.TemporaryDirectory(prefix="splatmill-", ignore_cleanup_errors=True) as scratch,
                 span(f"stage {self._spec.name}", leased.traceparent, **ids, worker_id=self._id) as trace,
+                Steps(trace) as steps,
             ):
-                await lease.hold(self._make(leased, lease, Path(scratch), Steps(trace)))
+                await lease.hold(self._make(leased, lease, Path(scratch), steps))
             log.info("%s: done", name)
             self._count("succeeded")
         except LeaseLost:
@@ -217,7 +218,6 @@ class Worker:
         await asyncio.to_thread(self._store.checkin, output_dir, leased.output_prefix)
         await lease.flush()
         await lease.complete(result, files)
-        steps.end()
 
     async def _fail(
         self, name: str, leased: task_pb2.LeasedTask, lease: Lease, error: SplatmillError

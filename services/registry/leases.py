@@ -16,7 +16,6 @@ from sqlmodel import Session, col, select
 from sqlmodel.sql.expression import Select
 
 from services.common.store import ArtifactStore
-from services.common.tracing import span
 from services.registry import artifacts, events, history, observations, quotas, workers
 from services.registry.lookups import ENDED, job_by_id, lock_line, tasks_of
 from services.registry.models import ErrorLog, Image, Job, Line, Task
@@ -102,8 +101,7 @@ def _begin(session: Session, settings: RegistrySettings, task: Task, job: Job, n
     task.started_at, task.finished_at, task.progress = now, None, None
     if job.state == pb.JOB_STATE_PENDING:
         job.started_at = now
-        with span("queue", job.trace, job.submitted_at, job_id=job.job_id):
-            pass
+        observations.note_start(session, job)
         events.set_job_state(session, job, pb.JOB_STATE_PROCESSING)
     events.set_task_state(session, job, task, pb.TASK_STATE_LEASED)
 

@@ -13,6 +13,7 @@ from sqlalchemy import func
 from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, select
 
+from services.common.tracing import span
 from services.registry import workers
 from services.registry.models import Job, Task
 from splatmill.errors import SplatmillError
@@ -50,6 +51,16 @@ def observe_all(session: Session) -> None:
     """Counts what was noted."""
     for observe in session.info.get("observations", ()):
         observe()
+
+
+def note_start(session: Session, job: Job) -> None:
+    """A job leaves the line: its wait is a span of its trace."""
+
+    def tell() -> None:
+        with span("queue", job.trace, job.submitted_at, job_id=job.job_id):
+            pass
+
+    after_commit(session, tell)
 
 
 def note_end(session: Session, task: Task, outcome: str) -> None:
