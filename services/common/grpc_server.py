@@ -13,6 +13,7 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from services.common.log_context import adopt_request
 from services.common.metrics import MetricsInterceptor
 from splatmill._status import to_status
 from splatmill.errors import Reason, SplatmillError
@@ -58,6 +59,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
 
 def _guard_unary(behaviour: Callable[..., Any], method: str) -> Callable[..., Any]:
     async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        adopt_request(request)
         try:
             return await behaviour(request, context)
         except Exception as error:
@@ -68,6 +70,7 @@ def _guard_unary(behaviour: Callable[..., Any], method: str) -> Callable[..., An
 
 def _guard_stream(behaviour: Callable[..., Any], method: str) -> Callable[..., Any]:
     async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+        adopt_request(request)
         responses = behaviour(request, context)
         try:
             if inspect.isawaitable(responses):  # a handler that calls context.write, as health's Watch

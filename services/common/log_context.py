@@ -9,6 +9,8 @@ from contextvars import ContextVar
 FIELDS = ("job_id", "task_id", "stage", "attempt", "worker_id", "trace_id")
 """What JSON lines have besides the message, where it is known."""
 
+_MAX_ID = 128  # callers may write anything
+
 _CONTEXT: ContextVar[Mapping[str, object]] = ContextVar("log_context", default={})  # noqa: B039  (never changed)
 
 
@@ -20,6 +22,19 @@ def about(**fields: object) -> Iterator[None]:
         yield
     finally:
         _CONTEXT.reset(reset)
+
+
+def adopt(**fields: object) -> None:
+    """Lines that this asyncio task logs from now on are about these; for one that ends with its subject."""
+    _CONTEXT.set({**_CONTEXT.get(), **{name: value for name, value in fields.items() if value}})
+
+
+def adopt_request(request: object) -> None:
+    """Lines of an RPC are about what its request names."""
+    found = {name: getattr(request, name, "") for name in ("job_id", "worker_id", "lease_token")}
+    texts = {name: value[:_MAX_ID] for name, value in found.items() if isinstance(value, str)}
+    # A lease token begins with its task's id; the rest of it is a secret.
+    adopt(task_id=texts.pop("lease_token", "").partition("-")[0], **texts)
 
 
 def current() -> dict[str, object]:

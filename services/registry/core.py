@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
@@ -71,7 +72,10 @@ class Registry:
 
     async def in_thread(self, work: Callable[..., ResultT], *arguments: Any) -> ResultT:
         """Runs blocking work; it ends even when the caller is cancelled."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: work(*arguments))
+        context = contextvars.copy_context()  # what log lines are about
+        return await asyncio.get_running_loop().run_in_executor(
+            self._threads, lambda: context.run(work, *arguments)
+        )
 
     async def transact(self, work: Callable[[Session], ResultT]) -> ResultT:
         """Runs work in one transaction."""
@@ -210,7 +214,7 @@ class Registry:
 
     async def _sweep(self) -> None:
         for job_id in await self.transact(lambda session: leases.expire(session, self.settings)):
-            log.warning("a lease of job %s ran out", job_id)
+            log.warning("a lease of job %s ran out", job_id, extra={"job_id": job_id})
         await self.transact(leases.tell_queue)
         limit = time.time() - self.settings.upload_ttl_seconds
         stale = select(Job.job_id).where(Job.state == pb.JOB_STATE_UPLOADING, col(Job.touched_at) < limit)

@@ -202,6 +202,7 @@ def release(session: Session, token: str) -> Job:
         quotas.charge(session, job, task)
         observations.note_end(session, task, "released")
         task.attempt -= 1
+        task.not_before = time.time()  # at once; it has not waited while it was worked on
         task.lease_token = task.lease_expires_at = None
         events.set_task_state(session, job, task, pb.TASK_STATE_QUEUED)
     return job

@@ -9,7 +9,7 @@ from typing import Any
 from prometheus_client import Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
-from sqlalchemy import func
+from sqlalchemy import case, func
 from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, select
 
@@ -127,14 +127,20 @@ def _read(session: Session) -> list[GaugeMetricFamily]:
 
 
 def _oldest_age(session: Session, stage: int) -> float:
-    """A task waits since its job was submitted, or since the stage before it was done."""
+    """Since when a task waits is the last of what let it into the line.
+
+    That its job was submitted, or again; that the stage before it was done; that its last
+    attempt ended, and the pause after it.
+    """
     before = aliased(Task)
-    if stage == progress_pb2.STAGE_SFM:
-        since = select(func.min(Job.submitted_at)).join(Task, col(Task.job_id) == col(Job.job_id))
-    else:
-        since = select(func.min(before.finished_at)).join(
-            Task,
-            (col(Task.job_id) == before.job_id) & (before.stage == stage - 1),
-        )
-    first = session.exec(since.where(Task.stage == stage, Task.state == pb.TASK_STATE_QUEUED)).one()
+    since = _later(col(Job.submitted_at), col(Task.not_before))
+    query = select(func.min(_later(since, func.coalesce(before.finished_at, 0.0))))
+    query = query.select_from(Task).join(Job, col(Task.job_id) == col(Job.job_id))
+    query = query.outerjoin(before, (col(Task.job_id) == before.job_id) & (before.stage == stage - 1))
+    first = session.exec(query.where(Task.stage == stage, Task.state == pb.TASK_STATE_QUEUED)).one()
     return max(0.0, time.time() - first) if first is not None else 0.0
+
+
+def _later(one: Any, other: Any) -> Any:
+    # The function for it has different names on SQLite and PostgreSQL.
+    return case((one >= other, one), else_=other)

@@ -9,7 +9,7 @@ from typing import Any
 from sqlmodel import Session, select
 
 from services.common import option_codec
-from services.common.log_context import about
+from services.common.log_context import about, adopt
 from services.common.tracing import span, trace_id, valid_traceparent
 from services.registry import artifacts, failures, jobs, views, workers
 from services.registry.core import Registry
@@ -81,6 +81,7 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
 
     async def _receive(self, job_id: str, requests: AsyncIterator[Any]) -> None:
         """Takes in the photos of a stream; one stream a job at a time."""
+        adopt(job_id=job_id)
         if job_id in self._uploading:
             raise SplatmillError(
                 Reason.UPLOAD_IN_PROGRESS,

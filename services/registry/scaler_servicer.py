@@ -22,7 +22,7 @@ _STAGES = {
     "postproc": progress_pb2.STAGE_POSTPROC,
 }
 _OPEN = (reconstruction_pb2.TASK_STATE_QUEUED, reconstruction_pb2.TASK_STATE_LEASED)
-_MAX_TARGET = 1000
+_MAX_TARGET, _MAX_DIGITS = 1000, 4
 
 
 def open_tasks(session: Session, stage: int) -> int:
@@ -84,7 +84,7 @@ def _stage(ref: pb.ScaledObjectRef) -> int:
 
 def _target(ref: pb.ScaledObjectRef) -> int:
     text = ref.scalerMetadata.get("targetSize", "1")
-    if not text.isdecimal() or not 1 <= int(text[:9]) <= _MAX_TARGET:
+    if not (text.isdecimal() and len(text) <= _MAX_DIGITS and 1 <= int(text) <= _MAX_TARGET):
         raise SplatmillError(
             Reason.INVALID_REQUEST, f"targetSize is {text[:20]!r}.",
             f"Set it to a number from 1 to {_MAX_TARGET}.", field="scalerMetadata.targetSize",

@@ -5,9 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 
+import grpc.aio
 import pytest
 from prometheus_client import REGISTRY
+from sqlmodel import select
 
+from services.common.log_context import current
+from services.registry import jobs, leases
+from services.registry.models import Job, Task
 from services.registry.observations import QueueCollector
 from splatmill.errors import Reason, SplatmillError
 from splatmill.v1 import progress_pb2, task_pb2
@@ -49,6 +54,47 @@ async def test_the_queue(bench):
     later = figures(bench)
     assert later["queue_tasks", "train", "queued"] == 1
     assert 0 < later["queue_oldest_age_seconds", "train"] < 5
+
+
+async def test_a_task_that_waits_again_has_not_waited_since_its_first_time(bench):
+    """Retried after a week, or given back after as long."""
+    job = await bench.create()
+    await bench.run_to_end(job.job_id)
+
+    def week_ago(session):
+        for row in (*session.exec(select(Task)).all(), *session.exec(select(Job)).all()):
+            for name in ("submitted_at", "started_at", "finished_at"):
+                if getattr(row, name, None) is not None:
+                    setattr(row, name, getattr(row, name) - 7 * 86_400)
+            session.add(row)
+
+    await bench.registry.transact(week_ago)
+    await bench.jobs.RetryJob(pb.RetryJobRequest(job_id=job.job_id, from_stage=2))
+    assert figures(bench)["queue_oldest_age_seconds", "train"] < 10
+    task = await bench.lease()
+    await bench.registry.transact(week_ago)
+    await bench.tasks.ReleaseTask(task_pb2.ReleaseTaskRequest(lease_token=task.lease_token))
+    assert figures(bench)["queue_oldest_age_seconds", "train"] < 10
+    assert await bench.lease() is not None
+
+
+async def test_lines_of_the_registry_say_which_job(bench, monkeypatch):
+    """Also those of its threads."""
+    said = []
+
+    def broken(_session, _store, _request):
+        said.append(current())
+        raise ValueError("broken")
+
+    job = await bench.create()
+    task = await bench.lease(worker="w-1")
+    monkeypatch.setattr(jobs, "retry", broken)
+    with pytest.raises(grpc.aio.AioRpcError):
+        await bench.jobs.RetryJob(pb.RetryJobRequest(job_id=job.job_id))
+    monkeypatch.setattr(leases, "complete", broken)
+    with pytest.raises(grpc.aio.AioRpcError):
+        await bench.tasks.CompleteTask(task_pb2.CompleteTaskRequest(lease_token=task.lease_token))
+    assert said == [{"job_id": job.job_id}, {"task_id": task.lease_token.partition("-")[0]}]
 
 
 async def test_ends_are_counted_once_they_are_true(make_bench):

@@ -53,7 +53,8 @@ async def test_the_target(keda):
 
 @pytest.mark.parametrize(
     "metadata",
-    [{}, {"stage": "cook"}, {"stage": "sfm", "targetSize": "0"}, {"stage": "sfm", "targetSize": "x"}],
+    [{}, {"stage": "cook"}]
+    + [{"stage": "sfm", "targetSize": text} for text in ("0", "x", "1001", "0" * 8 + "9" * 20, "1" * 5000)],
 )
 async def test_metadata_that_means_nothing(keda, metadata):
     with refused(Reason.INVALID_REQUEST):
