@@ -84,10 +84,11 @@ def test_ports_and_probes_are_those_of_the_services(variant):
         box = container(deployment)
         assert box["ports"][0]["containerPort"] == ports[name]
         assert services[name]["spec"]["ports"][0]["targetPort"] == box["ports"][0]["name"]
-        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
-            inner = box[probe].get("grpc") or box[probe]["httpGet"]
-            assert inner["port"] == ports[name]
-            assert ("grpc" in box[probe]) == (name != "gateway")
+        # Over HTTP, for a kubelet cannot speak to a gRPC port with TLS.
+        probes = {"startupProbe": "/healthz", "readinessProbe": "/readyz", "livenessProbe": "/healthz"}
+        for probe, path in probes.items():
+            asked = box[probe]["httpGet"]
+            assert (asked["path"], asked["port"]) == (path, ports[name] if name == "gateway" else "metrics")
         settings = import_module(f"services.{name}.settings")
         (default,) = {
             value.model_fields[field].default
