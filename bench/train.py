@@ -3,6 +3,9 @@
     python -m bench.train --scene SCENE --iterations 2000 --size 640
     python -m bench.train --scene SCENE --backend cuda --strategy mcmc --max-gaussians 500000
 
+Peers, where they are installed: ``gsplat`` is gsplat with its own strategy in a plain loop,
+``gsplat-raster`` its rasteriser in our loop.
+
 Every training option is one here; one that is true or false needs no value to be true.
 The scene is a folder as structure from motion leaves it: ``images/`` and ``sparse/*.bin``.
 """
@@ -20,8 +23,8 @@ import torch
 from services.common.options import TrainingOptions
 from services.common.splat_cloud import write_ply
 from services.trainer.backends import choose_backend
-from services.trainer.config import resolve
-from services.trainer.dataset import DatasetLoader
+from services.trainer.config import TrainingConfig, resolve
+from services.trainer.dataset import Dataset, DatasetLoader
 from services.trainer.evaluate import evaluate, mean_psnr
 from services.trainer.settings import TrainerSettings
 from services.trainer.stage import to_cloud
@@ -38,7 +41,7 @@ def main() -> None:
     loader = DatasetLoader(arguments.scene, config)
     for _ in loader.load():
         pass
-    trainer = Trainer(backend, loader.dataset(), config)
+    trainer = make_trainer(arguments.backend, backend, loader.dataset(), config)
     warm_up(trainer)
     seconds = train(trainer, arguments.curve)
     qualities = evaluate(trainer, trainer.dataset.test)
@@ -60,7 +63,9 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--scene", type=Path, required=True, help="folder with images/ and sparse/")
-    parser.add_argument("--backend", choices=("auto", "cuda", "cpu", "gsplat"), default="auto")
+    parser.add_argument(
+        "--backend", choices=("auto", "cuda", "cpu", "gsplat", "gsplat-raster"), default="auto"
+    )
     parser.add_argument("--defaults", choices=("cuda", "cpu"), help="whose defaults to take")
     short = {"train_image_size": ["--size"], "densify_until_iter": ["--densify-until"]}
     for name, field in TrainingOptions.model_fields.items():
@@ -75,7 +80,7 @@ def parse() -> argparse.Namespace:
 
 
 def make_backend(arguments: argparse.Namespace):
-    if arguments.backend == "gsplat":
+    if arguments.backend.startswith("gsplat"):
         from bench.peers.gsplat_backend import GsplatBackend  # noqa: PLC0415
 
         return GsplatBackend(), torch.cuda.get_device_name()
@@ -83,7 +88,15 @@ def make_backend(arguments: argparse.Namespace):
     return chosen.backend, chosen.name
 
 
-def warm_up(trainer: Trainer) -> None:
+def make_trainer(name: str, backend, dataset: Dataset, config: TrainingConfig):
+    if name == "gsplat":
+        from bench.peers.gsplat_trainer import GsplatTrainer  # noqa: PLC0415
+
+        return GsplatTrainer(backend, dataset, config)
+    return Trainer(backend, dataset, config)
+
+
+def warm_up(trainer) -> None:
     """Compiles what is compiled on first use, so that the time is that of the training."""
     for view in trainer.dataset.train[:1]:
         for camera, picture in zip(view.cameras, view.pictures, strict=True):
@@ -92,6 +105,8 @@ def warm_up(trainer: Trainer) -> None:
                 trainer.gaussians, camera, target, trainer.config.sh_degree, trainer.background, 0.2,
                 trainer.config.antialiased,
             )  # fmt: skip
+        if not isinstance(trainer, Trainer):
+            continue
         no_rates = dict.fromkeys((name for name, _ in trainer.gaussians.items()), 0.0)
         state = trainer.state
         trainer.backend.adam_step(
@@ -103,7 +118,7 @@ def warm_up(trainer: Trainer) -> None:
     trainer.backend.synchronize()
 
 
-def train(trainer: Trainer, curve: bool) -> float:
+def train(trainer, curve: bool) -> float:
     """Runs all steps; answers seconds without those spent on looking at the quality."""
     total = trainer.config.iterations
     looking = 0.0
