@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from services.trainer.markov_moves import MarkovMoves
 from services.trainer.scene_types import Camera, Gaussians, StepOutput
 
 
@@ -20,8 +21,8 @@ class AdamConfig:
     epsilon: float = 1e-15
 
 
-class Backend(Protocol):
-    """Rendering, its gradient and the optimiser's step on one device.
+class Backend(MarkovMoves, Protocol):
+    """Rendering, its gradient, the optimiser's step and a Markov chain's moves on one device.
 
     The rasterisation is that of 3D Gaussian Splatting (Kerbl et al. 2023): EWA projection
     with a 0.3 pixel low-pass filter, alpha = min(0.99, opacity * exp(-power)), alphas below

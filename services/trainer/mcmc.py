@@ -15,15 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from services.trainer.density import TrainingState, rotation_matrices
+from services.trainer.density import TrainingState
+from services.trainer.markov_moves import DEAD_OPACITY, MarkovMoves
 from services.trainer.scene_types import Gaussians, StepOutput
 from services.trainer.schedule import Schedule
 
-_DEAD_OPACITY = 0.005
 _OPACITY_PENALTY = 0.01
 _SCALE_PENALTY = 0.01
 _NOISE = 5e5
-_NOISE_SHARPNESS = 100.0
+# The constants are for scenes of this extent, in world units. COLMAP's unit is any length.
+_EXTENT = 1.4
 _MOST_COPIES = 51
 _LEAST_GROWTH, _MOST_GROWTH = 1.05, 1.5  # a round
 _GROWN_BY = 0.6  # share of the rounds after which the set has its full size
@@ -47,6 +48,9 @@ class MarkovChain:
     schedule: Schedule
     max_gaussians: int
     generator: torch.Generator
+    moves: MarkovMoves
+    extent: float
+    """Radius of the scene, world units."""
     _growth: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -61,18 +65,18 @@ class MarkovChain:
     def observe(self, step: int, output: StepOutput) -> None:
         """Adds the gradients of the penalties on mean opacity and mean standard deviation."""
         del step
-        gaussians, gradients = self.state.gaussians, output.gradients
-        opacity = torch.sigmoid(gaussians.opacity_logits)
-        gradients.opacity_logits.add_(opacity * (1 - opacity), alpha=_OPACITY_PENALTY / gaussians.count)
-        scales = gaussians.log_scales.exp()
-        gradients.log_scales.add_(scales, alpha=_SCALE_PENALTY / scales.numel())
+        scale_weight = _SCALE_PENALTY * _EXTENT / self.extent
+        self.moves.penalize(self.state.gaussians, output.gradients, _OPACITY_PENALTY, scale_weight)
 
     def adapt(self, step: int, rates: Mapping[str, float]) -> None:
         """Relocates and grows every hundred steps, shakes after each."""
         if self.schedule.densifies(step):
             relocate(self.state, self.generator)
             grow(self.state, self._growth, self.max_gaussians, self.generator)
-        shake(self.state.gaussians, rates["means"], self.generator)
+        means = self.state.gaussians.means
+        noise = torch.randn(means.shape, generator=self.generator, device=means.device)
+        strength = _NOISE * rates["means"] * (_EXTENT / self.extent) ** 2
+        self.moves.shake(self.state.gaussians, noise, strength)
 
     def checkpoint(self) -> dict[str, Any]:
         """See GaussianControl."""
@@ -93,7 +97,7 @@ def relocate(state: TrainingState, generator: torch.Generator) -> int:
     sound = torch.ones_like(opacity, dtype=torch.bool)
     for _, tensor in gaussians.items():
         sound &= torch.isfinite(tensor).reshape(len(tensor), -1).all(dim=1)
-    alive = sound & (opacity > _DEAD_OPACITY)
+    alive = sound & (opacity > DEAD_OPACITY)
     dead = (~alive).nonzero()[:, 0]
     if len(dead) == 0 or len(dead) == gaussians.count:
         return 0
@@ -120,23 +124,6 @@ def grow(state: TrainingState, factor: float, most: int, generator: torch.Genera
     _share_light(gaussians, sources)
     state.append(gaussians.select(sources))
     return count
-
-
-def shake(gaussians: Gaussians, rate: float, generator: torch.Generator) -> None:
-    """Moves the means by noise of each Gaussian's own covariance; solid ones hardly move.
-
-    Args:
-        gaussians: Changed in place.
-        rate: Learning rate of the means, world units.
-        generator: On the Gaussians' device.
-    """
-    means = gaussians.means
-    noise = torch.randn(means.shape, generator=generator, device=means.device)
-    faint = torch.sigmoid(_NOISE_SHARPNESS * (_DEAD_OPACITY - torch.sigmoid(gaussians.opacity_logits)))
-    rotations = rotation_matrices(gaussians.quats)
-    own = torch.einsum("nji,nj->ni", rotations, noise) * (2 * gaussians.log_scales).exp()
-    moved = torch.einsum("nij,nj->ni", rotations, own)
-    means += moved * (faint * (_NOISE * rate))[:, None]
 
 
 def shared(opacity: Tensor, copies: Tensor) -> tuple[Tensor, Tensor]:
@@ -173,6 +160,6 @@ def _share_light(gaussians: Gaussians, sources: Tensor) -> None:
     """Makes sources as faint and small as they are with their copies beside them."""
     copies = torch.bincount(sources, minlength=gaussians.count)[sources] + 1
     opacity, factor = shared(torch.sigmoid(gaussians.opacity_logits[sources]), copies.clamp(max=_MOST_COPIES))
-    opacity = opacity.clamp(_DEAD_OPACITY, _LARGEST_OPACITY)
+    opacity = opacity.clamp(DEAD_OPACITY, _LARGEST_OPACITY)
     gaussians.opacity_logits[sources] = torch.logit(opacity).float()
     gaussians.log_scales[sources] += factor.log().float()[:, None]

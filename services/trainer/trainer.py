@@ -206,7 +206,10 @@ class Trainer:
     def _make_control(self, limits: DensityLimits) -> GaussianControl:
         config = self.config
         if config.strategy is Strategy.MCMC:
-            return MarkovChain(self.state, self.schedule, config.max_gaussians, self._generator)
+            return MarkovChain(
+                self.state, self.schedule, config.max_gaussians, self._generator, self.backend,
+                self.dataset.extent,
+            )  # fmt: skip
         return AdaptiveDensity(
             self.state, self.schedule, limits, self._near, self.dataset.extent, config.max_gaussians,
             self._generator,

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from services.trainer.backend import AdamConfig
+from services.trainer.markov_moves import TorchMoves
 from services.trainer.scene_types import Camera, Gaussians
 from tests.helpers import cuda_emulation
 from tests.helpers import reference_renderer as reference
@@ -213,3 +214,18 @@ def test_adam_follows_torch(backend):
         backend.adam_step(scene, gradients, first, second, rates, step, AdamConfig())
     for leaf, (name, tensor) in zip(leaves, scene.items(), strict=True):
         assert torch.allclose(tensor, leaf, rtol=1e-5, atol=1e-6), name
+
+
+def test_a_markov_chains_moves(backend):
+    scene, noise = random_gaussians(300, seed=5), torch.randn(300, 3)
+    scene.opacity_logits[::2] = -6.0
+    ours, theirs = on_device(backend, scene), on_device(backend, scene)
+    slopes, expected = ours.zeros_like(), ours.zeros_like()
+    for moves, gaussians, gradients in ((backend, ours, slopes), (TorchMoves(), theirs, expected)):
+        moves.penalize(gaussians, gradients, 0.01, 0.02)
+        moves.shake(gaussians, noise.to(backend.device), 30.0)
+    assert relative(slopes.opacity_logits, expected.opacity_logits.cpu().double()) < 1e-5
+    assert relative(slopes.log_scales, expected.log_scales.cpu().double()) < 1e-5
+    before = scene.means.double()
+    assert relative(ours.means.cpu() - before, theirs.means.cpu().double() - before) < 1e-3
+    assert not torch.equal(ours.means.cpu(), scene.means)

@@ -28,7 +28,7 @@ def write_cameras(path: Path, cameras: dict[int, tuple[int, int, int, tuple[floa
 
 
 def write_images(path: Path, images: list[WrittenImage]) -> None:
-    data = struct.pack("<Q", len(images))
+    data = bytearray(struct.pack("<Q", len(images)))
     for row, image in enumerate(images, start=1):
         data += struct.pack("<i7di", row, *image.quat, *image.translation, image.camera_id)
         data += image.name.encode() + b"\0" + struct.pack("<Q", len(image.points))
@@ -39,7 +39,7 @@ def write_images(path: Path, images: list[WrittenImage]) -> None:
 
 def write_points(path: Path, points: dict[int, tuple[tuple[float, ...], tuple[int, ...]]]) -> None:
     """``points``: by id, (position, RGB); each with a track of two."""
-    data = struct.pack("<Q", len(points))
+    data = bytearray(struct.pack("<Q", len(points)))
     for point, (position, color) in points.items():
         data += struct.pack("<Q3d3BdQ", point, *position, *color, 0.5, 2) + struct.pack("<4i", 1, 0, 2, 0)
     path.write_bytes(data)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import torch
 
+from services.trainer.markov_moves import TorchMoves
 from services.trainer.scene_types import Gaussians, StepOutput
 from tests.helpers import reference_renderer as reference
 
 
-class SlowBackend:
+class SlowBackend(TorchMoves):
     """For tests of the trainer that must not depend on a fast backend."""
 
     def __init__(self) -> None:

@@ -13,7 +13,8 @@ from services.trainer.config import resolve
 from services.trainer.dataset import DatasetLoader
 from services.trainer.density import TrainingState
 from services.trainer.evaluate import mean_psnr
-from services.trainer.mcmc import MarkovChain, grow, relocate, shake, shared, smaller_and_denser
+from services.trainer.markov_moves import TorchMoves
+from services.trainer.mcmc import MarkovChain, grow, relocate, shared, smaller_and_denser
 from services.trainer.scene_types import Gaussians, StepOutput
 from services.trainer.schedule import plan
 from services.trainer.settings import TrainerSettings
@@ -90,22 +91,23 @@ def test_only_the_faint_are_shaken_and_along_their_own_axes():
     logits = torch.full((count,), -12.0)
     logits[: count // 2] = 3.0
     gaussians = Gaussians(zeros.clone(), flat, quats, logits, zeros, torch.zeros(count, 0, 3))
-    shake(gaussians, 1e-5, generator())
+    noise = torch.randn(count, 3, generator=generator())
+    TorchMoves().shake(gaussians, noise, 5.0)
     solid, faint = gaussians.means[: count // 2], gaussians.means[count // 2 :]
     assert solid.abs().max() < 1e-6
     share = 1 / (1 + math.exp(-100 * (0.005 - 1 / (1 + math.exp(12)))))
-    expected = 5e5 * 1e-5 * share * torch.tensor([0.1**2, 1.0, 0.001**2])
+    expected = 5.0 * share * torch.tensor([0.1**2, 1.0, 0.001**2])
     assert torch.allclose(faint.std(dim=0), expected, rtol=0.03)
 
 
 def test_penalties_have_the_gradients_they_should():
     state = state_of(40)
-    chain = MarkovChain(state, plan(config(), 10), 1000, generator())
+    chain = MarkovChain(state, plan(config(), 10), 1000, generator(), TorchMoves(), extent=2.8)
     output = StepOutput(torch.zeros(()), state.gaussians.zeros_like(), torch.zeros(40), torch.ones(40))
     chain.observe(1, output)
     logits = state.gaussians.opacity_logits.double().requires_grad_()
     scales = state.gaussians.log_scales.double().requires_grad_()
-    (0.01 * torch.sigmoid(logits).mean() + 0.01 * scales.exp().mean()).backward()
+    (0.01 * torch.sigmoid(logits).mean() + 0.005 * scales.exp().mean()).backward()
     assert torch.allclose(output.gradients.opacity_logits.double(), logits.grad, rtol=1e-5)
     assert torch.allclose(output.gradients.log_scales.double(), scales.grad, rtol=1e-5)
     assert not output.gradients.means.any()
@@ -133,3 +135,23 @@ def test_a_run_uses_the_whole_cap(tmp_path):
         trainer.step()
     assert trainer.gaussians.count == 60
     assert mean_psnr(trainer, trainer.dataset.train) > first + 3
+
+
+def test_the_unit_of_length_does_not_matter():
+    """A scene ten times as large, its Gaussians too, moves ten times as far and is penalised the same."""
+    moved, slopes = [], []
+    for unit in (1.0, 10.0):
+        state = state_of(30)
+        state.gaussians.means *= unit
+        state.gaussians.log_scales += math.log(unit)
+        state.gaussians.opacity_logits[:] = -6.0
+        chain = MarkovChain(state, plan(config(), 10), 30, generator(), TorchMoves(), extent=2.0 * unit)
+        output = StepOutput(torch.zeros(()), state.gaussians.zeros_like(), torch.zeros(30), torch.ones(30))
+        chain.observe(1, output)
+        before = state.gaussians.means.clone()
+        chain.adapt(1, {"means": 1e-5 * unit})
+        moved.append((state.gaussians.means - before) / unit)
+        slopes.append(output.gradients.log_scales)
+    assert moved[0].abs().max() > 0
+    assert torch.allclose(moved[0], moved[1], rtol=1e-3, atol=1e-6)
+    assert torch.allclose(slopes[0], slopes[1], rtol=1e-4)

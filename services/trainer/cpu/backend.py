@@ -25,6 +25,7 @@ from services.trainer.cpu.projection_gradient import project_backward
 from services.trainer.cpu.raster import STATE_FLOATS, rasterize_backward, rasterize_forward
 from services.trainer.cpu.tiles import TILE, list_tiles
 from services.trainer.exposure import exposed, exposed_gradient
+from services.trainer.markov_moves import TorchMoves
 from services.trainer.scene_types import Camera, Gaussians, StepOutput
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ log = logging.getLogger(__name__)
 _ALIGNMENT = 64  # bytes of a vector register
 
 
-class CpuBackend:
+class CpuBackend(TorchMoves):
     """Rasterises, differentiates and optimises on the CPU. Results are bit for bit repeatable.
 
     Args:

@@ -17,8 +17,9 @@ from services.trainer.scene_types import Camera, Gaussians, StepOutput
 _TILE = 16
 _RECORD = 12  # floats of a projected Gaussian, and of its gradient
 _SHORT_TILES = 0x7FFE  # most tiles that a short can number, NO_TILE apart
-_LOSS_SLOTS = 64  # as in loss.cu
+_LOSS_SLOTS, _LOSS_TILE = 64, 32  # as in loss.cu
 _BACKWARD_THREADS = 128  # as in projection.cu
+_RASTER_THREADS = 128  # as in common.cuh
 _CAMERA_CACHE = 4096
 
 
@@ -100,6 +101,27 @@ class CudaBackend:
         constants = (config.beta1, config.beta2, config.epsilon, second_correction)
         self._kernels["short"].launch("adam", "adam_step", (blocks, 6), groups, *constants, *rates)
 
+    def penalize(
+        self, gaussians: Gaussians, gradients: Gaussians, opacity_weight: float, scale_weight: float
+    ) -> None:
+        """See ``MarkovMoves.penalize``."""
+        count = gaussians.count
+        if count:
+            self._kernels["short"].launch(
+                "markov", "penalize", (math.ceil(count / 256),),
+                count, opacity_weight / count, scale_weight / (3 * count), gaussians.opacity_logits,
+                gaussians.log_scales, gradients.opacity_logits, gradients.log_scales,
+            )  # fmt: skip
+
+    def shake(self, gaussians: Gaussians, noise: Tensor, strength: float) -> None:
+        """See ``MarkovMoves.shake``."""
+        if gaussians.count:
+            self._kernels["short"].launch(
+                "markov", "shake", (math.ceil(gaussians.count / 256),),
+                gaussians.count, strength, gaussians.log_scales, gaussians.quats,
+                gaussians.opacity_logits, noise, gaussians.means,
+            )  # fmt: skip
+
     def synchronize(self) -> None:
         """See ``Backend.synchronize``."""
         torch.cuda.synchronize(self.device)
@@ -132,6 +154,7 @@ class CudaBackend:
         kernels.launch(
             "raster", "rasterize_forward", (tiles_x, tiles_y),
             width, height, tiles_x, ranges, sorted_pairs, records, background, picture,
+            block=_RASTER_THREADS,
         )  # fmt: skip
         return picture
 
@@ -201,7 +224,7 @@ class CudaBackend:
         sums.zero_()
         loss = torch.empty((), device=self.device)
         gradient = self._buffer("picture_gradient", picture.numel())
-        grid = (math.ceil(width / 32), math.ceil(height / 16), 3)
+        grid = (math.ceil(width / _LOSS_TILE), math.ceil(height / _LOSS_TILE), 3)
         kernels.launch("loss", "ssim_forward", grid, width, height, channels, picture, target, *maps, sums)
         kernels.launch(
             "loss", "ssim_backward", grid,
@@ -234,7 +257,7 @@ class CudaBackend:
         kernels.launch(
             "raster", "rasterize_backward", (tiles_x, tiles_y),
             width, height, tiles_x, self._scratch["ranges"], self._scratch["sorted_pairs"], records,
-            picture, picture_gradient, record_gradients,
+            picture, picture_gradient, record_gradients, block=_RASTER_THREADS,
         )  # fmt: skip
         kernels.launch(
             "projection", "project_backward", (math.ceil(count / _BACKWARD_THREADS),),

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-SOURCES = ("projection", "binning", "raster", "loss", "adam")
+SOURCES = ("projection", "binning", "raster", "loss", "adam", "markov")
 THREADS = 256
 
 

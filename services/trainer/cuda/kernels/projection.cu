@@ -16,19 +16,6 @@ struct Projected {
     float cov_a, cov_b, cov_c;
 };
 
-__device__ __forceinline__ void rotation_from_quaternion(const float* q, float* r) {
-    const float w = q[0], x = q[1], y = q[2], z = q[3];
-    r[0] = 1.0f - 2.0f * (y * y + z * z);
-    r[1] = 2.0f * (x * y - w * z);
-    r[2] = 2.0f * (x * z + w * y);
-    r[3] = 2.0f * (x * y + w * z);
-    r[4] = 1.0f - 2.0f * (x * x + z * z);
-    r[5] = 2.0f * (y * z - w * x);
-    r[6] = 2.0f * (x * z - w * y);
-    r[7] = 2.0f * (y * z + w * x);
-    r[8] = 1.0f - 2.0f * (x * x + y * y);
-}
-
 // Answers false for a Gaussian that cannot be seen or is not finite.
 __device__ __forceinline__ bool project(
     const CameraView& cam, const float* mean, const float* log_scale, const float* quat, Projected& p
@@ -201,11 +188,10 @@ extern "C" __global__ void __launch_bounds__(256) project_forward(
     Record g;
     g.x = cam.fx * p.cam[0] / p.cam[2] + cam.cx;
     g.y = cam.fy * p.cam[1] / p.cam[2] + cam.cy;
-    g.a = p.cov_c / det;
-    g.b = -p.cov_b / det;
-    g.c = p.cov_a / det;
-    g.opacity = opacity;
-    g.reach = 2.0f * logf(opacity / ALPHA_MIN);
+    g.a = CONIC_DIAGONAL * p.cov_c / det;
+    g.b = -CONIC_CROSS * p.cov_b / det;
+    g.c = CONIC_DIAGONAL * p.cov_a / det;
+    g.log_opacity = log2f(opacity);
     int first_row, last_row, tiles = 0;
     tile_rows(g, tiles_y, &first_row, &last_row);
     for (int row = first_row; row <= last_row; ++row) {
@@ -228,8 +214,8 @@ extern "C" __global__ void __launch_bounds__(256) project_forward(
                 for (int c = 0; c < 3; ++c) color[c] += basis[k] * rest[3 * k + c];
     }
     records[i * RECORD_FLOAT4S] = make_float4(g.x, g.y, g.a, g.b);
-    records[i * RECORD_FLOAT4S + 1] = make_float4(g.c, opacity, fmaxf(color[0], 0.0f), fmaxf(color[1], 0.0f));
-    records[i * RECORD_FLOAT4S + 2] = make_float4(fmaxf(color[2], 0.0f), g.reach, full_opacity, 0.0f);
+    records[i * RECORD_FLOAT4S + 1] = make_float4(g.c, g.log_opacity, fmaxf(color[0], 0.0f), fmaxf(color[1], 0.0f));
+    records[i * RECORD_FLOAT4S + 2] = make_float4(fmaxf(color[2], 0.0f), full_opacity, 0.0f, 0.0f);
     depths[i] = p.cam[2];
     tile_counts[i] = tiles;
     const float half_trace = 0.5f * (p.cov_a + p.cov_c);
@@ -291,23 +277,27 @@ __device__ __forceinline__ void gaussian_backward(
         return;
     }
     const Record g = load_record(records, i);
+    const float a = g.a / CONIC_DIAGONAL, b = g.b / CONIC_CROSS, c = g.c / CONIC_DIAGONAL;
+    // With s = alpha d loss / d alpha: the sums of s, s dx, s dy, s dx^2, s dx dy, s dy^2 over
+    // the pixels, then the gradient of the colour. Power is (a dx^2 + c dy^2) / 2 + b dx dy.
     const float4 g0 = record_gradients[3 * i], g1 = record_gradients[3 * i + 1], g2 = record_gradients[3 * i + 2];
-    const float dx2d = g0.x, dy2d = g0.y, da = g0.z, db = 0.5f * g0.w, dc = g1.x, d_opacity = g1.y;
+    const float d_log_opacity = g0.x, dx2d = -(a * g0.y + b * g0.z), dy2d = -(c * g0.z + b * g0.y);
+    const float da = -0.5f * g0.w, db = -0.5f * g1.x, dc = -0.5f * g1.y;
     float d_color[3] = {g1.z, g1.w, g2.x};
     mean2d_norms[i] = sqrtf(dx2d * dx2d * cam.width * cam.width + dy2d * dy2d * cam.height * cam.height) * 0.5f;
-    // The record's opacity is sigmoid * rho; the sigmoid alone stands beside it.
-    d_opacity_logits[i] = d_opacity * g.opacity * (1.0f - records[i * RECORD_FLOAT4S + 2].z);
+    // Opacity is sigmoid * rho; the sigmoid alone stands in the record too.
+    d_opacity_logits[i] = d_log_opacity * (1.0f - records[i * RECORD_FLOAT4S + 2].y);
 
     // d cov = - conic (d conic) conic, both symmetric.
-    const float l0 = g.a * da + g.b * db, l1 = g.a * db + g.b * dc;
-    const float l2 = g.b * da + g.c * db, l3 = g.b * db + g.c * dc;
-    const float ca = -(l0 * g.a + l1 * g.b), cb = -(l0 * g.b + l1 * g.c), cc = -(l2 * g.b + l3 * g.c);
+    const float l0 = a * da + b * db, l1 = a * db + b * dc;
+    const float l2 = b * da + c * db, l3 = b * db + c * dc;
+    const float ca = -(l0 * a + l1 * b), cb = -(l0 * b + l1 * c), cc = -(l2 * b + l3 * c);
     float dv[6];
     for (int k = 0; k < 3; ++k) {
         dv[k] = 2.0f * (ca * p.v[k] + cb * p.v[3 + k]);
         dv[3 + k] = 2.0f * (cb * p.v[k] + cc * p.v[3 + k]);
     }
-    if (antialiased) add_compensation_gradient(p.v, d_opacity * g.opacity, dv);
+    if (antialiased) add_compensation_gradient(p.v, d_log_opacity, dv);
     float dt[6] = {0, 0, 0, 0, 0, 0}, dr[9];
     for (int k = 0; k < 3; ++k) {
         float d_scale = 0.0f;

@@ -1,43 +1,39 @@
 // Compositing of the tiles' lists and its gradient.
 //
-// A block is a tile, a thread a pixel, a warp 8 x 4 pixels. For every 32 Gaussians of the
-// list each lane tests one of them against the warp's pixels, and the warp visits only
-// those that reach it: most Gaussians are smaller than a tile.
+// A block is a tile, a thread two pixels, one four rows below the other, a warp 8 x 8 pixels.
+// For every 32 Gaussians of the list each lane tests one of them against the warp's pixels,
+// and the warp visits only those that reach it: most Gaussians are smaller than a tile. What
+// counts is the number of instructions: of a visit's, the sum over the warp is the larger part,
+// so that a lane with two pixels makes half as many of the sums.
 
-// Least a dx^2 + 2 b dx dy + c dy^2 over a rectangle of pixel centres, exact: zero inside,
+// Least a dx^2 + b dx dy + c dy^2 over a rectangle of pixel centres, exact: zero inside,
 // otherwise on one of the edges that face the mean.
 __device__ __forceinline__ float nearest_power(const Record& g, float x0, float y0, float x1, float y1) {
     const float left = x0 - g.x, right = x1 - g.x, top = y0 - g.y, bottom = y1 - g.y;
     const float ex = fmaxf(left, fminf(right, 0.0f)), ey = fmaxf(top, fminf(bottom, 0.0f));
     float best = 3.0e38f;
     if (ex != 0.0f) {
-        const float y = fminf(fmaxf(-g.b * ex / g.c, top), bottom);
-        best = g.a * ex * ex + 2.0f * g.b * ex * y + g.c * y * y;
+        const float y = fminf(fmaxf(-0.5f * g.b * ex / g.c, top), bottom);
+        best = g.a * ex * ex + g.b * ex * y + g.c * y * y;
     }
     if (ey != 0.0f) {
-        const float x = fminf(fmaxf(-g.b * ey / g.a, left), right);
-        best = fminf(best, g.a * x * x + 2.0f * g.b * x * ey + g.c * ey * ey);
+        const float x = fminf(fmaxf(-0.5f * g.b * ey / g.a, left), right);
+        best = fminf(best, g.a * x * x + g.b * x * ey + g.c * ey * ey);
     }
     return ex == 0.0f && ey == 0.0f ? 0.0f : best;
 }
 
+// Where a thread's pixels are. The k-th stands LANE_ROWS k rows below the first.
 struct PixelPlace {
-    int x, y;                          // pixel
-    bool inside;                       // of the picture
+    int x, y;                          // the first pixel
     float warp_x0, warp_y0;            // centre of the warp's first pixel
 };
 
-__device__ __forceinline__ PixelPlace pixel_place(int width, int height) {
+__device__ __forceinline__ PixelPlace pixel_place() {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const int warp_x = blockIdx.x * TILE + (warp % (TILE / WARP_WIDTH)) * WARP_WIDTH;
     const int warp_y = blockIdx.y * TILE + (warp / (TILE / WARP_WIDTH)) * WARP_HEIGHT;
-    PixelPlace p;
-    p.x = warp_x + lane % WARP_WIDTH;
-    p.y = warp_y + lane / WARP_WIDTH;
-    p.inside = p.x < width && p.y < height;
-    p.warp_x0 = warp_x + 0.5f;
-    p.warp_y0 = warp_y + 0.5f;
-    return p;
+    return {warp_x + lane % WARP_WIDTH, warp_y + lane / WARP_WIDTH, warp_x + 0.5f, warp_y + 0.5f};
 }
 
 __device__ __forceinline__ void load_batch(
@@ -58,54 +54,94 @@ __device__ __forceinline__ uint32 reaching(const float4* shared, int base, int s
     if (mine < size) {
         const Record g = load_record(shared, mine);
         reaches = nearest_power(g, place.warp_x0, place.warp_y0, place.warp_x0 + (WARP_WIDTH - 1),
-                                place.warp_y0 + (WARP_HEIGHT - 1)) <= g.reach;
+                                place.warp_y0 + (WARP_HEIGHT - 1)) <= reach_of(g);
     }
     return __ballot_sync(0xffffffffu, reaches);
 }
 
+// Log2 of a Gaussian's alpha down a column of pixels: start - dy (cross + c dy).
+struct Column {
+    float start, cross;
+};
+
+__device__ __forceinline__ Column column_of(const Record& g, float dx) {
+    return {g.log_opacity - g.a * dx * dx, g.b * dx};
+}
+
+__device__ __forceinline__ float alpha_at(const Column& column, float c, float dy) {
+    return fast_exp2(column.start - dy * (column.cross + c * dy));
+}
+
+__device__ __forceinline__ bool all_of(const bool* done) {
+    bool all = true;
+#pragma unroll
+    for (int k = 0; k < PIXELS; ++k) all = all && done[k];
+    return all;
+}
+
+__device__ __forceinline__ bool is_zero(const float* transmittance) {
+    bool zero = true;
+#pragma unroll
+    for (int k = 0; k < PIXELS; ++k) zero = zero && transmittance[k] == 0.0f;
+    return zero;
+}
+
 // Writes the picture as three planes, [3, height, width].
-extern "C" __global__ void __launch_bounds__(TILE_PIXELS) rasterize_forward(
+extern "C" __global__ void __launch_bounds__(RASTER_THREADS) rasterize_forward(
     int width, int height, int tiles_x, const int2* __restrict__ ranges,
     const int* __restrict__ sorted_gaussians, const float4* __restrict__ records,
     const float* __restrict__ background, float* __restrict__ picture
 ) {
-    __shared__ float4 shared[TILE_PIXELS * RECORD_FLOAT4S];
-    __shared__ int indices[TILE_PIXELS];
-    const PixelPlace place = pixel_place(width, height);
+    __shared__ float4 shared[RASTER_THREADS * RECORD_FLOAT4S];
+    __shared__ int indices[RASTER_THREADS];
+    const PixelPlace place = pixel_place();
     const int2 range = ranges[blockIdx.y * tiles_x + blockIdx.x];
     const float px = place.x + 0.5f, py = place.y + 0.5f;
-    float transmittance = 1.0f, red = 0.0f, green = 0.0f, blue = 0.0f;
-    bool done = !place.inside;
-    for (int first = range.x; first < range.y; first += TILE_PIXELS) {
-        if (__syncthreads_count(done) == TILE_PIXELS) break;
-        const int size = min(TILE_PIXELS, range.y - first);
+    float transmittance[PIXELS], red[PIXELS], green[PIXELS], blue[PIXELS];
+    bool done[PIXELS];
+#pragma unroll
+    for (int k = 0; k < PIXELS; ++k) {
+        transmittance[k] = 1.0f;
+        red[k] = green[k] = blue[k] = 0.0f;
+        done[k] = place.x >= width || place.y + LANE_ROWS * k >= height;
+    }
+    bool all_done = all_of(done);
+    for (int first = range.x; first < range.y; first += RASTER_THREADS) {
+        if (__syncthreads_count(all_done) == RASTER_THREADS) break;
+        const int size = min(RASTER_THREADS, range.y - first);
         load_batch(first, size, sorted_gaussians, records, shared, indices);
         __syncthreads();
-        for (int base = 0; base < size && !__all_sync(0xffffffffu, done); base += 32) {
+        for (int base = 0; base < size && !__all_sync(0xffffffffu, all_done); base += 32) {
             uint32 mask = reaching(shared, base, size, place);
             while (mask) {
-                const int k = base + __ffs(mask) - 1;
+                const Record g = load_record(shared, base + __ffs(mask) - 1);
                 mask &= mask - 1;
-                const Record g = load_record(shared, k);
-                const float dx = g.x - px, dy = g.y - py;
-                const float power = 0.5f * (g.a * dx * dx + g.c * dy * dy) + g.b * dx * dy;
-                const float alpha = fminf(ALPHA_MAX, g.opacity * __expf(-power));
-                if (done || power < 0.0f || alpha < ALPHA_MIN) continue;
-                const float next = transmittance * (1.0f - alpha);
-                if (next < TRANSMITTANCE_MIN) { done = true; continue; }
-                const float weight = alpha * transmittance;
-                red += weight * g.red;
-                green += weight * g.green;
-                blue += weight * g.blue;
-                transmittance = next;
+                const Column column = column_of(g, g.x - px);
+#pragma unroll
+                for (int k = 0; k < PIXELS; ++k) {
+                    const float alpha = fminf(ALPHA_MAX, alpha_at(column, g.c, g.y - py - LANE_ROWS * k));
+                    if (done[k] || alpha < ALPHA_MIN) continue;
+                    const float next = transmittance[k] - transmittance[k] * alpha;
+                    if (next < TRANSMITTANCE_MIN) { done[k] = true; continue; }
+                    const float weight = alpha * transmittance[k];
+                    red[k] += weight * g.red;
+                    green[k] += weight * g.green;
+                    blue[k] += weight * g.blue;
+                    transmittance[k] = next;
+                }
             }
+            all_done = all_of(done);
         }
     }
-    if (!place.inside) return;
-    const int pixel = place.y * width + place.x, plane = width * height;
-    picture[pixel] = red + transmittance * background[0];
-    picture[pixel + plane] = green + transmittance * background[1];
-    picture[pixel + 2 * plane] = blue + transmittance * background[2];
+    const int plane = width * height;
+#pragma unroll
+    for (int k = 0; k < PIXELS; ++k) {
+        const int y = place.y + LANE_ROWS * k, pixel = y * width + place.x;
+        if (place.x >= width || y >= height) continue;
+        picture[pixel] = red[k] + transmittance[k] * background[0];
+        picture[pixel + plane] = green[k] + transmittance[k] * background[1];
+        picture[pixel + 2 * plane] = blue[k] + transmittance[k] * background[2];
+    }
 }
 
 // Sums nine values over a warp in twelve shuffles: at each halving, one half of the lanes
@@ -130,75 +166,91 @@ __device__ __forceinline__ float sum_nine(const float* v, int lane) {
     return y;
 }
 
-// Gradient of the picture to that of the records, front to back. A pixel's state is its
-// transmittance T and s = g . (colour still to come), g the picture's gradient there:
-// d loss / d alpha_i = T_i g . c_i - s_after_i / (1 - alpha_i). The walk repeats the
-// forward one, decisions included, so that nothing but the picture has to be kept of it.
-extern "C" __global__ void __launch_bounds__(TILE_PIXELS) rasterize_backward(
+// What the sums over a Gaussian's pixels are made of; see gaussian_backward.
+struct Sums {
+    float s, sy, syy, red, green, blue;
+};
+
+// Gradient of the picture to sums by Gaussian, front to back. A pixel's state is its
+// transmittance T, zero once it is done, and r = g . (colour still to come), g the picture's
+// gradient there: d loss / d alpha_i = T_i g . c_i - r_after_i / (1 - alpha_i). The walk repeats
+// the forward one, decisions included, so that nothing but the picture has to be kept of it.
+extern "C" __global__ void __launch_bounds__(RASTER_THREADS) rasterize_backward(
     int width, int height, int tiles_x, const int2* __restrict__ ranges,
     const int* __restrict__ sorted_gaussians, const float4* __restrict__ records,
     const float* __restrict__ picture, const float* __restrict__ picture_gradient,
     float* __restrict__ record_gradients
 ) {
-    __shared__ float4 shared[TILE_PIXELS * RECORD_FLOAT4S];
-    __shared__ int indices[TILE_PIXELS];
-    const PixelPlace place = pixel_place(width, height);
+    __shared__ float4 shared[RASTER_THREADS * RECORD_FLOAT4S];
+    __shared__ int indices[RASTER_THREADS];
+    const PixelPlace place = pixel_place();
     const int lane = threadIdx.x % 32;
     const int slot = (lane & 2) ? 8 : ((lane >> 4) & 1) + 2 * ((lane >> 3) & 1) + 4 * ((lane >> 2) & 1);
     const bool writes = (lane & 3) == 0 || lane == 2;
     const int2 range = ranges[blockIdx.y * tiles_x + blockIdx.x];
     const float px = place.x + 0.5f, py = place.y + 0.5f;
-    float transmittance = 1.0f, gr = 0.0f, gg = 0.0f, gb = 0.0f, remaining = 0.0f;
-    bool done = !place.inside;
-    if (place.inside) {
-        const int pixel = place.y * width + place.x, plane = width * height;
-        gr = picture_gradient[pixel];
-        gg = picture_gradient[pixel + plane];
-        gb = picture_gradient[pixel + 2 * plane];
-        remaining = gr * picture[pixel] + gg * picture[pixel + plane] + gb * picture[pixel + 2 * plane];
+    float transmittance[PIXELS], gr[PIXELS], gg[PIXELS], gb[PIXELS], remaining[PIXELS];
+#pragma unroll
+    for (int k = 0; k < PIXELS; ++k) {
+        const int y = place.y + LANE_ROWS * k, pixel = y * width + place.x, plane = width * height;
+        const bool inside = place.x < width && y < height;
+        transmittance[k] = inside ? 1.0f : 0.0f;
+        gr[k] = inside ? picture_gradient[pixel] : 0.0f;
+        gg[k] = inside ? picture_gradient[pixel + plane] : 0.0f;
+        gb[k] = inside ? picture_gradient[pixel + 2 * plane] : 0.0f;
+        remaining[k] = inside ? gr[k] * picture[pixel] + gg[k] * picture[pixel + plane]
+                                + gb[k] * picture[pixel + 2 * plane] : 0.0f;
     }
-    for (int first = range.x; first < range.y; first += TILE_PIXELS) {
-        if (__syncthreads_count(done) == TILE_PIXELS) break;
-        const int size = min(TILE_PIXELS, range.y - first);
+    bool all_done = is_zero(transmittance);
+    for (int first = range.x; first < range.y; first += RASTER_THREADS) {
+        if (__syncthreads_count(all_done) == RASTER_THREADS) break;
+        const int size = min(RASTER_THREADS, range.y - first);
         load_batch(first, size, sorted_gaussians, records, shared, indices);
         __syncthreads();
-        for (int base = 0; base < size && !__all_sync(0xffffffffu, done); base += 32) {
+        for (int base = 0; base < size && !__all_sync(0xffffffffu, all_done); base += 32) {
             uint32 mask = reaching(shared, base, size, place);
             while (mask) {
-                const int k = base + __ffs(mask) - 1;
+                const int at = base + __ffs(mask) - 1;
                 mask &= mask - 1;
-                const Record g = load_record(shared, k);
-                const float dx = g.x - px, dy = g.y - py;
-                const float power = 0.5f * (g.a * dx * dx + g.c * dy * dy) + g.b * dx * dy;
-                const float falloff = __expf(-power);
-                const float alpha = fminf(ALPHA_MAX, g.opacity * falloff);
-                bool counts = !done && power >= 0.0f && alpha >= ALPHA_MIN;
-                const float next = transmittance * (1.0f - alpha);
-                if (counts && next < TRANSMITTANCE_MIN) { done = true; counts = false; }
-                if (!__any_sync(0xffffffffu, counts)) continue;
-                float v[9] = {0, 0, 0, 0, 0, 0, 0, 0, 0};
-                if (counts) {
-                    const float weight = alpha * transmittance;
-                    const float shade = gr * g.red + gg * g.green + gb * g.blue;
-                    remaining -= weight * shade;
-                    const float d_alpha = transmittance * shade - __fdividef(remaining, 1.0f - alpha);
-                    transmittance = next;
-                    v[6] = weight * gr;
-                    v[7] = weight * gg;
-                    v[8] = weight * gb;
-                    if (g.opacity * falloff <= ALPHA_MAX) {
-                        v[5] = falloff * d_alpha;
-                        const float d_power = -alpha * d_alpha;
-                        v[0] = d_power * (g.a * dx + g.b * dy);
-                        v[1] = d_power * (g.c * dy + g.b * dx);
-                        v[2] = 0.5f * d_power * dx * dx;
-                        v[3] = d_power * dx * dy;
-                        v[4] = 0.5f * d_power * dy * dy;
-                    }
+                const Record g = load_record(shared, at);
+                const float dx = g.x - px;
+                const Column column = column_of(g, dx);
+                float alpha[PIXELS], next[PIXELS];
+                bool counts = false;
+#pragma unroll
+                for (int k = 0; k < PIXELS; ++k) {
+                    alpha[k] = alpha_at(column, g.c, g.y - py - LANE_ROWS * k);
+                    next[k] = transmittance[k] - transmittance[k] * fminf(ALPHA_MAX, alpha[k]);
+                    if (alpha[k] >= ALPHA_MIN && next[k] < TRANSMITTANCE_MIN) transmittance[k] = 0.0f;
+                    if (alpha[k] < ALPHA_MIN || transmittance[k] == 0.0f) alpha[k] = 0.0f;
+                    counts = counts || alpha[k] > 0.0f;
                 }
+                if (!__any_sync(0xffffffffu, counts)) continue;
+                Sums sum = {0, 0, 0, 0, 0, 0};
+#pragma unroll
+                for (int k = 0; k < PIXELS; ++k) {
+                    if (alpha[k] == 0.0f) continue;
+                    const float dy = g.y - py - LANE_ROWS * k, shown = fminf(ALPHA_MAX, alpha[k]);
+                    const float weight = shown * transmittance[k];
+                    const float shade = gr[k] * g.red + gg[k] * g.green + gb[k] * g.blue;
+                    remaining[k] -= weight * shade;
+                    sum.red += weight * gr[k];
+                    sum.green += weight * gg[k];
+                    sum.blue += weight * gb[k];
+                    if (alpha[k] <= ALPHA_MAX) {
+                        const float s = weight * shade - __fdividef(shown * remaining[k], 1.0f - shown);
+                        sum.s += s;
+                        sum.sy += s * dy;
+                        sum.syy += s * dy * dy;
+                    }
+                    transmittance[k] = next[k];
+                }
+                const float sx = sum.s * dx;
+                const float v[9] = {sum.s, sx, sum.sy, sx * dx, sum.sy * dx, sum.syy, sum.red, sum.green, sum.blue};
                 const float total = sum_nine(v, lane);
-                if (writes) atomicAdd(record_gradients + (size_t)indices[k] * GRADIENT_STRIDE + slot, total);
+                if (writes) atomicAdd(record_gradients + (size_t)indices[at] * GRADIENT_STRIDE + slot, total);
             }
+            all_done = is_zero(transmittance);
         }
     }
 }
