@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,10 @@ def choose_backend(preference: str = "auto") -> ChosenBackend:
 def _cuda() -> ChosenBackend | None:
     if not torch.cuda.is_available():
         return None
+    # The set of Gaussians grows a little at a time, and blocks of fixed size would leave behind four
+    # times the memory that it needs. torch reads this when the first memory is taken.
+    for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
+        os.environ.setdefault(name, "expandable_segments:True")
     from services.trainer.cuda.backend import CudaBackend  # noqa: PLC0415
 
     backend = CudaBackend()

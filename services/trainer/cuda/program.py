@@ -7,6 +7,7 @@ stream; cuda.core only compiles and launches.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from importlib import resources
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 
 SOURCES = ("projection", "binning", "raster", "loss", "adam", "markov")
 THREADS = 256
+_MOST_CONFIGS = 1024
 
 
 class _TorchStream:
@@ -58,7 +60,8 @@ class Kernels:
         }
         self._kernels: dict[str, Any] = {}
         self._streams: dict[int, Any] = {}
-        self._torch_device = device
+        self._configs: dict[tuple[tuple[int, ...], int], Any] = {}
+        self._index = self._device.device_id
 
     def launch(
         self, name: str, kernel: str, grid: tuple[int, ...], *arguments: Any, block: int = THREADS
@@ -76,19 +79,23 @@ class Kernels:
         compiled = self._kernels.get(kernel)
         if compiled is None:
             compiled = self._kernels[kernel] = self._modules[name].get_kernel(kernel)
-        handle = torch.cuda.current_stream(self._torch_device).cuda_stream
+        # A step makes a dozen launches, and the host must stay ahead of the device.
+        handle = torch._C._cuda_getCurrentRawStream(self._index)
         stream = self._streams.get(handle)
         if stream is None:
             stream = self._streams[handle] = self._device.create_stream(_TorchStream(handle))
-        config = self._core.LaunchConfig(grid=grid, block=block)
-        self._core.launch(stream, config, compiled, *map(_argument, arguments))
+        config = self._configs.get((grid, block))
+        if config is None:
+            if len(self._configs) >= _MOST_CONFIGS:
+                self._configs.clear()
+            config = self._configs[grid, block] = self._core.LaunchConfig(grid=grid, block=block)
+        values = [_TO_C[type(value)](value) if type(value) in _TO_C else value for value in arguments]
+        self._core.launch(stream, config, compiled, *values)
 
 
-def _argument(value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        return value.data_ptr()
-    if isinstance(value, int):
-        return np.int32(value)
-    if isinstance(value, float):
-        return np.float32(value)
-    return value
+_TO_C: dict[type, Callable[[Any], Any]] = {
+    torch.Tensor: torch.Tensor.data_ptr,
+    int: np.int32,
+    float: np.float32,
+    bool: np.int32,
+}

@@ -90,8 +90,7 @@ inline bool __any_sync(unsigned mask, bool vote) { return __ballot_sync(mask, vo
 inline bool __all_sync(unsigned mask, bool vote) { return __ballot_sync(mask, vote) == 0xffffffffu; }
 inline int __ffs(unsigned bits) { return __builtin_ffs((int)bits); }
 inline float __int_as_float(int bits) { float value; std::memcpy(&value, &bits, 4); return value; }
-inline float __expf(float value) { return expf(value); }
-inline float __fdividef(float a, float b) { return a / b; }
+inline int __float_as_int(float value) { int bits; std::memcpy(&bits, &value, 4); return bits; }
 inline void atomicAdd(float* place, float value) { *place += value; }
 
 inline void fiber_main() {

@@ -102,6 +102,17 @@ __device__ __forceinline__ float fast_exp2(float x) {
 #endif
 }
 
+// 1 / x in one instruction, for x that is a normal number.
+__device__ __forceinline__ float fast_reciprocal(float x) {
+#ifdef __CUDA_ARCH__
+    float result;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+    return result;
+#else
+    return 1.0f / x;
+#endif
+}
+
 // Rotation matrix, row by row, of a normalised quaternion wxyz.
 __device__ __forceinline__ void rotation_from_quaternion(const float* q, float* r) {
     const float w = q[0], x = q[1], y = q[2], z = q[3];

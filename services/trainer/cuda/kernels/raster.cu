@@ -13,11 +13,11 @@ __device__ __forceinline__ float nearest_power(const Record& g, float x0, float 
     const float ex = fmaxf(left, fminf(right, 0.0f)), ey = fmaxf(top, fminf(bottom, 0.0f));
     float best = 3.0e38f;
     if (ex != 0.0f) {
-        const float y = fminf(fmaxf(-0.5f * g.b * ex / g.c, top), bottom);
+        const float y = fminf(fmaxf(-0.5f * g.b * ex * fast_reciprocal(g.c), top), bottom);
         best = g.a * ex * ex + g.b * ex * y + g.c * y * y;
     }
     if (ey != 0.0f) {
-        const float x = fminf(fmaxf(-0.5f * g.b * ey / g.a, left), right);
+        const float x = fminf(fmaxf(-0.5f * g.b * ey * fast_reciprocal(g.a), left), right);
         best = fminf(best, g.a * x * x + g.b * x * ey + g.c * ey * ey);
     }
     return ex == 0.0f && ey == 0.0f ? 0.0f : best;
@@ -36,14 +36,17 @@ __device__ __forceinline__ PixelPlace pixel_place() {
     return {warp_x + lane % WARP_WIDTH, warp_y + lane / WARP_WIDTH, warp_x + 0.5f, warp_y + 0.5f};
 }
 
+// Each thread copies one record; what nobody reads of it becomes the place of its gradient.
 __device__ __forceinline__ void load_batch(
-    int first, int size, const int* sorted_gaussians, const float4* records, float4* shared, int* indices
+    int first, int size, const int* sorted_gaussians, const float4* records, float4* shared
 ) {
     if ((int)threadIdx.x < size) {
         const int index = sorted_gaussians[first + threadIdx.x];
-        indices[threadIdx.x] = index;
-        for (int k = 0; k < RECORD_FLOAT4S; ++k)
-            shared[threadIdx.x * RECORD_FLOAT4S + k] = records[index * RECORD_FLOAT4S + k];
+        const float4* from = records + (size_t)index * RECORD_FLOAT4S;
+        float4* to = shared + threadIdx.x * RECORD_FLOAT4S;
+        to[0] = from[0];
+        to[1] = from[1];
+        to[2] = make_float4(from[2].x, 0.0f, 0.0f, __int_as_float(index * GRADIENT_STRIDE));
     }
 }
 
@@ -72,18 +75,16 @@ __device__ __forceinline__ float alpha_at(const Column& column, float c, float d
     return fast_exp2(column.start - dy * (column.cross + c * dy));
 }
 
-__device__ __forceinline__ bool all_of(const bool* done) {
-    bool all = true;
-#pragma unroll
-    for (int k = 0; k < PIXELS; ++k) all = all && done[k];
-    return all;
+__device__ __forceinline__ float behind(float transmittance, float alpha) {
+    return fmaf(-transmittance, alpha, transmittance);
 }
 
-__device__ __forceinline__ bool is_zero(const float* transmittance) {
-    bool zero = true;
+// Whether none of the transmittances is above zero: the thread's pixels are done.
+__device__ __forceinline__ bool none_left(const float* transmittance) {
+    bool none = true;
 #pragma unroll
-    for (int k = 0; k < PIXELS; ++k) zero = zero && transmittance[k] == 0.0f;
-    return zero;
+    for (int k = 0; k < PIXELS; ++k) none = none && transmittance[k] <= 0.0f;
+    return none;
 }
 
 // Writes the picture as three planes, [3, height, width].
@@ -93,23 +94,21 @@ extern "C" __global__ void __launch_bounds__(RASTER_THREADS) rasterize_forward(
     const float* __restrict__ background, float* __restrict__ picture
 ) {
     __shared__ float4 shared[RASTER_THREADS * RECORD_FLOAT4S];
-    __shared__ int indices[RASTER_THREADS];
     const PixelPlace place = pixel_place();
     const int2 range = ranges[blockIdx.y * tiles_x + blockIdx.x];
     const float px = place.x + 0.5f, py = place.y + 0.5f;
+    // A pixel that is done keeps its transmittance with a minus.
     float transmittance[PIXELS], red[PIXELS], green[PIXELS], blue[PIXELS];
-    bool done[PIXELS];
 #pragma unroll
     for (int k = 0; k < PIXELS; ++k) {
-        transmittance[k] = 1.0f;
+        transmittance[k] = place.x < width && place.y + LANE_ROWS * k < height ? 1.0f : -1.0f;
         red[k] = green[k] = blue[k] = 0.0f;
-        done[k] = place.x >= width || place.y + LANE_ROWS * k >= height;
     }
-    bool all_done = all_of(done);
+    bool all_done = none_left(transmittance);
     for (int first = range.x; first < range.y; first += RASTER_THREADS) {
         if (__syncthreads_count(all_done) == RASTER_THREADS) break;
         const int size = min(RASTER_THREADS, range.y - first);
-        load_batch(first, size, sorted_gaussians, records, shared, indices);
+        load_batch(first, size, sorted_gaussians, records, shared);
         __syncthreads();
         for (int base = 0; base < size && !__all_sync(0xffffffffu, all_done); base += 32) {
             uint32 mask = reaching(shared, base, size, place);
@@ -120,9 +119,10 @@ extern "C" __global__ void __launch_bounds__(RASTER_THREADS) rasterize_forward(
 #pragma unroll
                 for (int k = 0; k < PIXELS; ++k) {
                     const float alpha = fminf(ALPHA_MAX, alpha_at(column, g.c, g.y - py - LANE_ROWS * k));
-                    if (done[k] || alpha < ALPHA_MIN) continue;
-                    const float next = transmittance[k] - transmittance[k] * alpha;
-                    if (next < TRANSMITTANCE_MIN) { done[k] = true; continue; }
+                    const float next = behind(transmittance[k], alpha);
+                    const bool reached = alpha >= ALPHA_MIN, shows = reached && next >= TRANSMITTANCE_MIN;
+                    if (reached && !shows) transmittance[k] = -fabsf(transmittance[k]);
+                    if (!shows) continue;
                     const float weight = alpha * transmittance[k];
                     red[k] += weight * g.red;
                     green[k] += weight * g.green;
@@ -130,7 +130,7 @@ extern "C" __global__ void __launch_bounds__(RASTER_THREADS) rasterize_forward(
                     transmittance[k] = next;
                 }
             }
-            all_done = all_of(done);
+            all_done = none_left(transmittance);
         }
     }
     const int plane = width * height;
@@ -138,38 +138,53 @@ extern "C" __global__ void __launch_bounds__(RASTER_THREADS) rasterize_forward(
     for (int k = 0; k < PIXELS; ++k) {
         const int y = place.y + LANE_ROWS * k, pixel = y * width + place.x;
         if (place.x >= width || y >= height) continue;
-        picture[pixel] = red[k] + transmittance[k] * background[0];
-        picture[pixel + plane] = green[k] + transmittance[k] * background[1];
-        picture[pixel + 2 * plane] = blue[k] + transmittance[k] * background[2];
+        const float left = fabsf(transmittance[k]);
+        picture[pixel] = red[k] + left * background[0];
+        picture[pixel + plane] = green[k] + left * background[1];
+        picture[pixel + 2 * plane] = blue[k] + left * background[2];
     }
 }
 
-// Sums nine values over a warp in twelve shuffles: at each halving, one half of the lanes
-// keeps one value of a pair and the other half the other. Afterwards the lanes with
-// (lane & 3) == 0 hold value ((lane >> 4) & 1) + 2 ((lane >> 3) & 1) + 4 ((lane >> 2) & 1),
-// and those with (lane & 3) == 2 the ninth.
-__device__ __forceinline__ float sum_nine(const float* v, int lane) {
-    const uint32 all = 0xffffffffu;
-    const bool b4 = lane & 16, b3 = lane & 8, b2 = lane & 4, b1 = lane & 2;
-    float u[4];
-#pragma unroll
-    for (int k = 0; k < 4; ++k)
-        u[k] = (b4 ? v[2 * k + 1] : v[2 * k]) + __shfl_xor_sync(all, b4 ? v[2 * k] : v[2 * k + 1], 16);
-    float ninth = v[8] + __shfl_xor_sync(all, v[8], 16);
-    const float w0 = (b3 ? u[1] : u[0]) + __shfl_xor_sync(all, b3 ? u[0] : u[1], 8);
-    const float w1 = (b3 ? u[3] : u[2]) + __shfl_xor_sync(all, b3 ? u[2] : u[3], 8);
-    ninth += __shfl_xor_sync(all, ninth, 8);
-    const float z = (b2 ? w1 : w0) + __shfl_xor_sync(all, b2 ? w0 : w1, 4);
-    ninth += __shfl_xor_sync(all, ninth, 4);
-    float y = (b1 ? ninth : z) + __shfl_xor_sync(all, b1 ? z : ninth, 2);
-    y += __shfl_xor_sync(all, y, 1);
-    return y;
-}
-
-// What the sums over a Gaussian's pixels are made of; see gaussian_backward.
+// What a lane's pixels add to a Gaussian's sums, s = alpha d loss / d alpha: the lane's pixels
+// stand in one column, so that s dx, s dx^2 and s dx dy follow from these.
 struct Sums {
     float s, sy, syy, red, green, blue;
 };
+
+// At each halving one half of the lanes keeps one value of a pair, the other half the other.
+__device__ __forceinline__ float halved(float first, float second, bool keeps_second, int distance) {
+    return (keeps_second ? second : first)
+        + __shfl_xor_sync(0xffffffffu, keeps_second ? first : second, distance);
+}
+
+// Nine sums over a warp in nine shuffles: the four rows of lanes first, then, with dx, the columns.
+// Lane ijklm (bits) ends with the sum that sum_slot names, 0 where it is another lane's.
+__device__ __forceinline__ float sum_over_warp(const Sums& own, float dx, int lane) {
+    const uint32 all = 0xffffffffu;
+    const bool i = lane & 16, j = lane & 8, k = lane & 4, l = lane & 2;
+    const float s_red = halved(own.s, own.red, i, 16), sy_green = halved(own.sy, own.green, i, 16);
+    float third = halved(own.syy, own.blue, i, 16);
+    const float one = halved(s_red, sy_green, j, 8);   // s, sy, red, green by row of lanes
+    third += __shfl_xor_sync(all, third, 8);           // syy, syy, blue, blue
+    const float one_dx = one * dx;
+    const float two = i ? third : one_dx;              // s dx, sy dx, blue, blue
+    float three = j ? third : one_dx * dx;             // s dx^2, syy
+    const float pair = halved(one, two, k, 4);
+    three += __shfl_xor_sync(all, three, 4);
+    const float sum = halved(pair, three, l, 2);
+    return sum + __shfl_xor_sync(all, sum, 1);
+}
+
+// Which sum a lane ends with: s, s dx, sy, s dx^2, sy dx, syy, red, green, blue; -1 for none.
+__device__ __forceinline__ int sum_slot(int lane) {
+    const int row = lane / 8, column = lane % 8;
+    if (column & 1 || column == 6) return -1;
+    const int k = column / 4 + 2 * (column == 2);      // one, two or three
+    if (row == 0) return k == 0 ? 0 : k == 1 ? 1 : 3;
+    if (row == 1) return k == 0 ? 2 : k == 1 ? 4 : 5;
+    if (row == 2) return k == 0 ? 6 : k == 1 ? 8 : -1;
+    return k == 0 ? 7 : -1;
+}
 
 // Gradient of the picture to sums by Gaussian, front to back. A pixel's state is its
 // transmittance T, zero once it is done, and r = g . (colour still to come), g the picture's
@@ -182,11 +197,10 @@ extern "C" __global__ void __launch_bounds__(RASTER_THREADS) rasterize_backward(
     float* __restrict__ record_gradients
 ) {
     __shared__ float4 shared[RASTER_THREADS * RECORD_FLOAT4S];
-    __shared__ int indices[RASTER_THREADS];
     const PixelPlace place = pixel_place();
     const int lane = threadIdx.x % 32;
-    const int slot = (lane & 2) ? 8 : ((lane >> 4) & 1) + 2 * ((lane >> 3) & 1) + 4 * ((lane >> 2) & 1);
-    const bool writes = (lane & 3) == 0 || lane == 2;
+    const int slot = sum_slot(lane);
+    float* const gradients = record_gradients + max(slot, 0);
     const int2 range = ranges[blockIdx.y * tiles_x + blockIdx.x];
     const float px = place.x + 0.5f, py = place.y + 0.5f;
     float transmittance[PIXELS], gr[PIXELS], gg[PIXELS], gb[PIXELS], remaining[PIXELS];
@@ -201,35 +215,37 @@ extern "C" __global__ void __launch_bounds__(RASTER_THREADS) rasterize_backward(
         remaining[k] = inside ? gr[k] * picture[pixel] + gg[k] * picture[pixel + plane]
                                 + gb[k] * picture[pixel + 2 * plane] : 0.0f;
     }
-    bool all_done = is_zero(transmittance);
+    bool all_done = none_left(transmittance);
     for (int first = range.x; first < range.y; first += RASTER_THREADS) {
         if (__syncthreads_count(all_done) == RASTER_THREADS) break;
         const int size = min(RASTER_THREADS, range.y - first);
-        load_batch(first, size, sorted_gaussians, records, shared, indices);
+        load_batch(first, size, sorted_gaussians, records, shared);
         __syncthreads();
         for (int base = 0; base < size && !__all_sync(0xffffffffu, all_done); base += 32) {
             uint32 mask = reaching(shared, base, size, place);
             while (mask) {
-                const int at = base + __ffs(mask) - 1;
+                const int mine = base + __ffs(mask) - 1;
                 mask &= mask - 1;
-                const Record g = load_record(shared, at);
+                const Record g = load_record(shared, mine);
                 const float dx = g.x - px;
                 const Column column = column_of(g, dx);
                 float alpha[PIXELS], next[PIXELS];
                 bool counts = false;
 #pragma unroll
                 for (int k = 0; k < PIXELS; ++k) {
-                    alpha[k] = alpha_at(column, g.c, g.y - py - LANE_ROWS * k);
-                    next[k] = transmittance[k] - transmittance[k] * fminf(ALPHA_MAX, alpha[k]);
-                    if (alpha[k] >= ALPHA_MIN && next[k] < TRANSMITTANCE_MIN) transmittance[k] = 0.0f;
-                    if (alpha[k] < ALPHA_MIN || transmittance[k] == 0.0f) alpha[k] = 0.0f;
-                    counts = counts || alpha[k] > 0.0f;
+                    const float raw = alpha_at(column, g.c, g.y - py - LANE_ROWS * k);
+                    next[k] = behind(transmittance[k], fminf(ALPHA_MAX, raw));
+                    const bool reached = raw >= ALPHA_MIN, shows = reached && next[k] >= TRANSMITTANCE_MIN;
+                    if (reached && !shows) transmittance[k] = 0.0f;
+                    if (!shows) next[k] = transmittance[k];
+                    alpha[k] = shows ? raw : 0.0f;
+                    counts = counts || shows;
                 }
                 if (!__any_sync(0xffffffffu, counts)) continue;
+                // No branches: an alpha of zero adds nothing by itself.
                 Sums sum = {0, 0, 0, 0, 0, 0};
 #pragma unroll
                 for (int k = 0; k < PIXELS; ++k) {
-                    if (alpha[k] == 0.0f) continue;
                     const float dy = g.y - py - LANE_ROWS * k, shown = fminf(ALPHA_MAX, alpha[k]);
                     const float weight = shown * transmittance[k];
                     const float shade = gr[k] * g.red + gg[k] * g.green + gb[k] * g.blue;
@@ -237,20 +253,18 @@ extern "C" __global__ void __launch_bounds__(RASTER_THREADS) rasterize_backward(
                     sum.red += weight * gr[k];
                     sum.green += weight * gg[k];
                     sum.blue += weight * gb[k];
-                    if (alpha[k] <= ALPHA_MAX) {
-                        const float s = weight * shade - __fdividef(shown * remaining[k], 1.0f - shown);
-                        sum.s += s;
-                        sum.sy += s * dy;
-                        sum.syy += s * dy * dy;
-                    }
+                    const float all_of_s = weight * shade - shown * remaining[k] * fast_reciprocal(1.0f - shown);
+                    const float s = alpha[k] > ALPHA_MAX ? 0.0f : all_of_s;
+                    sum.s += s;
+                    sum.sy += s * dy;
+                    sum.syy += s * dy * dy;
                     transmittance[k] = next[k];
                 }
-                const float sx = sum.s * dx;
-                const float v[9] = {sum.s, sx, sum.sy, sx * dx, sum.sy * dx, sum.syy, sum.red, sum.green, sum.blue};
-                const float total = sum_nine(v, lane);
-                if (writes) atomicAdd(record_gradients + (size_t)indices[at] * GRADIENT_STRIDE + slot, total);
+                const float total = sum_over_warp(sum, dx, lane);
+                const int at = __float_as_int(shared[mine * RECORD_FLOAT4S + 2].w);
+                if (slot >= 0) atomicAdd(gradients + at, total);
             }
-            all_done = is_zero(transmittance);
+            all_done = none_left(transmittance);
         }
     }
 }
