@@ -18,7 +18,7 @@ def planned(device="cuda", photos=100, **options):
 
 def test_learning_rates_of_the_reference():
     schedule = planned(iterations=30_000)
-    for step in (1, 700, 15_000, 30_000):
+    for step in (1, 700, 15_000, 21_000):
         rates = schedule.learning_rates(step, extent=2.5)
         # Exponential: equal shares of the run multiply by equal factors.
         expected = 1.6e-4 * (1.6e-6 / 1.6e-4) ** (step / 30_000) * 2.5
@@ -27,6 +27,18 @@ def test_learning_rates_of_the_reference():
             "log_scales": 5e-3, "quats": 1e-3, "opacity_logits": 5e-2, "sh0": 2.5e-3, "sh_rest": 1.25e-4,
         }  # fmt: skip
     assert math.isclose(schedule.learning_rates(40_000, 1.0)["means"], 1.6e-6)
+
+
+@pytest.mark.parametrize(("coarse_to_fine", "begin", "left"), [(False, 0.7, 0.1), (True, 0.8, 0.21)])
+def test_at_the_end_of_a_run_everything_slows_down(coarse_to_fine, begin, left):
+    schedule = planned(iterations=10_000, coarse_to_fine=coarse_to_fine)
+    begin = round(begin * 10_000)
+    first, usual, last = (schedule.learning_rates(step, 1.0) for step in (1, begin, 10_000))
+    half = schedule.learning_rates((begin + 10_000) // 2, 1.0)
+    for name in ("log_scales", "quats", "opacity_logits", "sh0", "sh_rest"):
+        assert usual[name] == pytest.approx(first[name])
+        assert last[name] / usual[name] == pytest.approx(left, rel=0.03)
+        assert half[name] == pytest.approx(math.sqrt(usual[name] * last[name]))
 
 
 def test_short_runs_with_many_photos_learn_faster():
