@@ -10,14 +10,17 @@ Gaussians; both scenes are judged by our renderer on the photos that neither has
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import subprocess
 import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 import pycolmap
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from services.common.options import TrainingOptions
@@ -44,14 +47,15 @@ def main() -> None:
     dataset = loader.dataset()
     rates: dict[str, list[float]] = {"Splatmill": [], "OpenSplat": []}
     with tempfile.TemporaryDirectory() as folder:
-        scene = prepare(arguments.scene, Path(folder), dataset)
+        scene = Path(folder)
+        center, unit = prepare(arguments.scene, scene, dataset)
         for _ in range(arguments.repeats):
             trainer = fresh(dataset, config)
             rates["Splatmill"].append(ours(trainer))
             rates["OpenSplat"].append(theirs(arguments.opensplat, scene, arguments.iterations))
         quality = {"Splatmill": judged(trainer)}
         count = {"Splatmill": trainer.gaussians.count}
-        trainer.state.gaussians = peer_scene(scene / "out.ply")
+        trainer.state.gaussians = peer_scene(scene / "out.ply", center, unit)
         quality["OpenSplat"], count["OpenSplat"] = judged(trainer), trainer.gaussians.count
     camera = dataset.train[0].cameras[0]
     for name, each in rates.items():
@@ -74,8 +78,14 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def prepare(source: Path, folder: Path, dataset: Dataset) -> Path:
-    """The photos trained on, at the size of the dataset, and their model, as OpenSplat reads them."""
+def prepare(source: Path, folder: Path, dataset: Dataset) -> tuple[NDArray[np.float64], float]:
+    """The photos trained on, at the size of the dataset, and their model, as OpenSplat reads them.
+
+    OpenSplat moves the cameras to the origin and into a cube of half side 1: they are there already.
+
+    Returns:
+        Where the origin and how long the unit is in the dataset.
+    """
     (folder / "images").mkdir()
     (folder / "sparse" / "0").mkdir(parents=True)
     sizes = {view.name: (view.cameras[0].width, view.cameras[0].height) for view in dataset.train}
@@ -90,8 +100,12 @@ def prepare(source: Path, folder: Path, dataset: Dataset) -> Path:
             )
     for camera in model.cameras.values():
         camera.rescale(*next(iter(sizes.values())))
+    centers = np.array([image.projection_center() for image in model.images.values() if image.has_pose])
+    center = centers.mean(axis=0)
+    unit = float(np.abs(centers - center).max())
+    model.transform(pycolmap.Sim3d(1 / unit, pycolmap.Rotation3d(), -center / unit))
     model.write_binary(str(folder / "sparse" / "0"))
-    return folder
+    return center, unit
 
 
 def fresh(dataset: Dataset, config) -> Trainer:
@@ -132,10 +146,11 @@ def theirs(binary: Path, scene: Path, iterations: int) -> float:
     return (last - first) / (ended - begun)
 
 
-def peer_scene(path: Path) -> Gaussians:
+def peer_scene(path: Path, center: NDArray[np.float64], unit: float) -> Gaussians:
     cloud = read_ply(path)
     tensors = {
-        "means": cloud.positions, "log_scales": cloud.log_scales, "quats": cloud.quats,
+        "means": (cloud.positions * unit + center).astype(np.float32),
+        "log_scales": cloud.log_scales + np.float32(math.log(unit)), "quats": cloud.quats,
         "opacity_logits": cloud.opacity_logits, "sh0": cloud.sh0, "sh_rest": cloud.sh_rest,
     }  # fmt: skip
     return Gaussians(**{name: torch.from_numpy(array).contiguous() for name, array in tensors.items()})
