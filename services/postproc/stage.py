@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from services.common.formats import draw_order, write_splat, write_splat44, write_spz
 from services.common.options import PostprocOptions
 from services.common.splat_cloud import SplatCloud, read_ply, write_ply
 from services.common.stage import Progress, StageContext, StageResult, StageRun
-from services.postproc.formats import draw_order, write_splat, write_splat44, write_spz
 from services.postproc.outliers import OutlierParameters, OutlierResult, find_outliers
 from services.postproc.settings import PostprocSettings
 from splatmill.errors import Reason, SplatmillError

@@ -9,9 +9,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from services.common.formats import draw_order, spz, write_splat, write_splat44, write_spz
+from services.common.formats.values import opacities, unit_quats
 from services.common.splat_cloud import SplatCloud
-from services.postproc.formats import draw_order, spz, write_splat, write_splat44, write_spz
-from services.postproc.formats.values import opacities, unit_quats
 
 LOGIT_3_4 = float(np.log(3.0))  # opacity 0.75
 SH_C0 = 0.28209479177387814

@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from services.common.formats.values import opacities, to_bytes, unit_quats
 from services.common.splat_cloud import Array, SplatCloud
-from services.postproc.formats.values import opacities, to_bytes, unit_quats
 
 MAGIC = 0x5053474E  # "NGSP" as its four bytes
 VERSION = 3
@@ -38,19 +38,20 @@ _GZIP_LEVEL = 6
 _SQRT_HALF = np.float32(np.sqrt(0.5))
 
 
-def write_spz(path: Path, cloud: SplatCloud, order: NDArray[np.intp]) -> None:
+def write_spz(path: Path, cloud: SplatCloud, order: NDArray[np.intp], gzip_level: int = _GZIP_LEVEL) -> None:
     """Writes a scene as SPZ version 3.
 
     Args:
         path: The file; replaced if it is there.
         cloud: The scene.
         order: Order of the Gaussians in the file.
+        gzip_level: 1 is fastest, 9 smallest.
     """
     fractional_bits = _fractional_bits(cloud.positions)
     flags = _ANTIALIASED if cloud.antialiased else 0
     header = struct.pack("<IIIBBBB", MAGIC, VERSION, len(cloud), cloud.sh_degree, fractional_bits, flags, 0)
     # No name and no time in the gzip header: the same scene gives the same bytes.
-    with path.open("wb") as raw, gzip.GzipFile("", "wb", _GZIP_LEVEL, raw, mtime=0) as file:
+    with path.open("wb") as raw, gzip.GzipFile("", "wb", gzip_level, raw, mtime=0) as file:
         file.write(header)
         file.write(_fixed_point(cloud.positions[order], fractional_bits).data)
         file.write(to_bytes(opacities(cloud.opacity_logits[order]) * np.float32(255)).data)

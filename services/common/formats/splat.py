@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from services.common.formats.values import base_colors, linear_scales, opacities, to_bytes, unit_quats
 from services.common.splat_cloud import SplatCloud
-from services.postproc.formats.values import base_colors, linear_scales, opacities, to_bytes, unit_quats
 
 _HEAD = [("position", "<f4", 3), ("scale", "<f4", 3), ("rgba", "u1", 4)]
 SPLAT = np.dtype([*_HEAD, ("quat", "u1", 4)])
