@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import quote
 
+import grpc.aio
 from aiohttp import web
 
 from services.gateway.jobs import base_url
@@ -55,7 +56,8 @@ async def job_file(request: web.Request) -> web.StreamResponse:
 
 async def _send(request: web.Request, key: dict[str, str]) -> web.StreamResponse:
     name = request.match_info["name"]
-    artifact = await _describe(request, key, name)
+    artifact, call = await _open(request, _request(key, name, 0, 1))
+    call.cancel()
     etag = f'"{artifact.sha256.hex()}"' if artifact.sha256 else ""
     headers = {
         "Content-Type": artifact.content_type,
@@ -73,12 +75,15 @@ async def _send(request: web.Request, key: dict[str, str]) -> web.StreamResponse
     if partial:
         headers["Content-Range"] = f"bytes {start}-{start + length - 1}/{artifact.size_bytes}"
     response = web.StreamResponse(status=206 if partial else 200, headers=headers)
-    await response.prepare(request)
     if request.method == "HEAD" or length == 0:
+        await response.prepare(request)
         return response
-    call = request.app[REGISTRY].DownloadArtifact(_request(key, name, start, length))
+    newest, call = await _open(request, _request(key, name, start, length))
     try:
-        async for answer in call:
+        if newest.sha256 != artifact.sha256:  # a newer preview has taken its place since
+            return await _send(request, key)
+        await response.prepare(request)
+        while isinstance(answer := await call.read(), pb.DownloadArtifactResponse):
             if answer.data:
                 await response.write(answer.data)
     finally:
@@ -86,16 +91,19 @@ async def _send(request: web.Request, key: dict[str, str]) -> web.StreamResponse
     return response
 
 
-async def _describe(request: web.Request, key: dict[str, str], name: str) -> pb.Artifact:
-    """The file's description: the first message of its download."""
-    call = request.app[REGISTRY].DownloadArtifact(_request(key, name, 0, 1))
+async def _open(
+    request: web.Request, wanted: pb.DownloadArtifactRequest
+) -> tuple[pb.Artifact, grpc.aio.UnaryStreamCall[Any, pb.DownloadArtifactResponse]]:
+    """A download of which the description has been read: its first message."""
+    call = request.app[REGISTRY].DownloadArtifact(wanted)
     try:
         answer: pb.DownloadArtifactResponse = await call.read()
         if not isinstance(answer, pb.DownloadArtifactResponse):
             await call  # raises why there was no message
-        return answer.artifact
-    finally:
+        return answer.artifact, call
+    except BaseException:
         call.cancel()
+        raise
 
 
 def _request(key: dict[str, str], name: str, offset: int, length: int) -> pb.DownloadArtifactRequest:

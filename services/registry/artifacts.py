@@ -37,7 +37,9 @@ _PUBLISHED = {
     progress_pb2.STAGE_POSTPROC: "",
 }
 # Files that change while the job runs: their names, and where they lie below the job's folder.
-_LIVE = {LOG_NAME: LOG_NAME, "preview.jpg": "checkpoints/train/preview.jpg"}
+# The log grows; each preview is replaced by a newer one, and goes when the training has ended.
+_PREVIEWS = {name: f"checkpoints/train/{name}" for name in ("preview.jpg", "preview.spz")}
+_LIVE = {LOG_NAME: LOG_NAME, **_PREVIEWS}
 _RAW_CLOUD = re.compile(r"output/point_cloud/iteration_(\d+)/point_cloud\.ply")
 
 
@@ -216,11 +218,36 @@ def _described_image(image: Image) -> pb.Artifact:
     )
 
 
+def snapshot(
+    store: ArtifactStore, artifact: pb.Artifact, key: str
+) -> tuple[pb.Artifact, bytes] | tuple[pb.Artifact, None]:
+    """A preview's bytes and their description, since a newer one may take its place at any time.
+
+    Returns:
+        Other files' description as it is, and None.
+
+    Raises:
+        SplatmillError: The preview has gone meanwhile (ARTIFACT_NOT_FOUND).
+    """
+    if artifact.name not in _PREVIEWS:
+        return artifact, None
+    data = b"".join(store.read(key))
+    newest = pb.Artifact(
+        name=artifact.name, size_bytes=len(data), sha256=hashlib.sha256(data).digest(),
+        content_type=artifact.content_type, stage=progress_pb2.STAGE_TRAIN,
+    )  # fmt: skip
+    return newest, data
+
+
 def _live_artifact(store: ArtifactStore, job: Job, name: str) -> pb.Artifact | None:
     key = f"{job_prefix(job.job_id)}/{_LIVE[name]}"
-    if not store.exists(key):
-        return None
-    return pb.Artifact(name=name, size_bytes=store.size(key), content_type=_content_type(name))
+    try:
+        found = pb.Artifact(name=name, size_bytes=store.size(key), content_type=_content_type(name))
+        return snapshot(store, found, key)[0]
+    except SplatmillError as error:
+        if error.reason is Reason.ARTIFACT_NOT_FOUND:
+            return None
+        raise
 
 
 def _content_type(name: str) -> str:

@@ -226,6 +226,9 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
         """See the proto."""
         caller = await self._caller_of_key(context, request)
         artifact, key = await self._registry.transact(self._finder(request, caller))
+        artifact, data = await self._registry.in_thread(
+            artifacts.snapshot, self._registry.store, artifact, key
+        )
         if not 0 <= request.offset <= artifact.size_bytes or request.length < 0:
             raise SplatmillError(
                 Reason.BAD_OFFSET,
@@ -234,7 +237,11 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
             )  # fmt: skip
         yield pb.DownloadArtifactResponse(artifact=artifact)
         left = artifact.size_bytes - request.offset
-        pieces = self._registry.store.read(key, request.offset, min(left, request.length or left), CHUNK)
+        length = min(left, request.length or left)
+        if data is None:
+            pieces = self._registry.store.read(key, request.offset, length, CHUNK)
+        else:
+            pieces = iter([data[request.offset : request.offset + length]])
         while (piece := await self._registry.in_thread(next, pieces, None)) is not None:
             yield pb.DownloadArtifactResponse(data=piece)
 
