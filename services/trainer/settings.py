@@ -36,7 +36,7 @@ class TrainerSettings(ServiceSettings):
     photo_cache_mib: int | None = Field(default=None, ge=1)
     """Memory for decoded photos in MiB; unset: a quarter of what is free. Others are decoded as needed."""
     preview_seconds: float = Field(default=3.0, gt=0)
-    """Pause between two pictures of the scene while it is trained."""
+    """Least pause between two previews, each a picture and a small splat, while the scene is trained."""
     training_seed: int = Field(default=0, ge=0, le=2**63 - 1)
     """Seed of every random choice."""
     trainer_device: Literal["auto", "cuda", "cpu"] = "auto"

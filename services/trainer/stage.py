@@ -16,7 +16,7 @@ import torch
 
 from services.common.child import out_of_memory
 from services.common.options import TrainingOptions
-from services.common.splat_cloud import SplatCloud, write_ply
+from services.common.splat_cloud import write_ply
 from services.common.stage import GpuMemory, Progress, StageContext, StageResult, StageRun, TrainingFigures
 from services.trainer.backends import choose_backend
 from services.trainer.checkpoint import Checkpoints, fingerprint
@@ -24,6 +24,7 @@ from services.trainer.config import TrainingConfig, resolve
 from services.trainer.dataset import Dataset, DatasetLoader
 from services.trainer.density import drawable
 from services.trainer.evaluate import evaluate, mean_psnr
+from services.trainer.export import to_cloud
 from services.trainer.gpu_memory import GpuMemoryMeter, memory_line
 from services.trainer.memory import MemoryLadder, affordable_gaussians, free_bytes, is_out_of_memory
 from services.trainer.preview import Previews
@@ -35,7 +36,6 @@ from services.trainer.report import (
     write_comparisons,
     write_report,
 )
-from services.trainer.scene_types import Gaussians
 from services.trainer.settings import TrainerSettings
 from services.trainer.trainer import Trainer
 from splatmill.errors import Reason, SplatmillError
@@ -104,10 +104,12 @@ def _run(
     checkpoints = Checkpoints(
         context.checkpoint_dir, fingerprint(dataset, config), settings.checkpoint_seconds, record
     )
+    previews = Previews(context.checkpoint_dir, settings.preview_seconds)
     if checkpoints.resume(trainer):
         lines.append(f"going on from the checkpoint of step {trainer.iteration}")
+    else:
+        previews.remove()  # of an earlier training, maybe in other coordinates
     yield Progress("load", _LOADED, log_lines=tuple(lines))
-    previews = Previews(context.checkpoint_dir, settings.preview_seconds)
     with _termination_noted() as stop:
         yield from _Training(trainer, record, checkpoints, previews, stop).run()
     record.seconds["train"] = record.trained_seconds
@@ -134,6 +136,7 @@ def _run(
     if qualities:
         metrics["test_psnr"], metrics["test_ssim"] = report["test_psnr"], report["test_ssim"]
         summary += f", held-out PSNR {report['test_psnr']:.2f} dB, SSIM {report['test_ssim']:.4f}"
+    previews.remove()
     lines = [summary]
     if len(qualities) > 1:
         views = ", ".join(f"{quality.name} ({quality.psnr:.1f} dB)" for quality in worst(qualities))
@@ -298,20 +301,6 @@ def _checked(loss: torch.Tensor, iteration: int) -> float:
             "Try another seed, or give more photos of the scene.",
         )
     return value
-
-
-def to_cloud(gaussians: Gaussians, antialiased: bool = False) -> SplatCloud:
-    """The scene as the file formats know it."""
-    arrays = {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in gaussians.items()}
-    return SplatCloud(
-        positions=arrays["means"],
-        log_scales=arrays["log_scales"],
-        quats=arrays["quats"],
-        opacity_logits=arrays["opacity_logits"],
-        sh0=arrays["sh0"],
-        sh_rest=arrays["sh_rest"],
-        antialiased=antialiased,
-    )
 
 
 def _describe(config: TrainingConfig) -> str:

@@ -124,3 +124,24 @@ def test_told_to_stop_it_saves_first(scene, tmp_path, monkeypatch):
                 os.kill(os.getpid(), signal.SIGTERM)
     assert caught.value.reason is Reason.CANCELLED
     assert whole(scene, tmp_path / "b", tmp_path / "kept", iterations=200)["resumed_at"] == 51
+
+
+def test_previews_last_as_long_as_their_training(scene, tmp_path, monkeypatch):
+    monkeypatch.setenv("SPLATMILL_PREVIEW_SECONDS", "0.001")
+    kept = tmp_path / "kept"
+
+    def previews() -> list[str]:
+        return sorted(path.name for path in kept.glob("*preview*"))
+
+    def when_loaded(target: Path, **options) -> list[str]:
+        return next(previews() for progress in begin(scene, target, kept, **options) if progress.training)
+
+    broken_at(20, scene, tmp_path / "first", kept, iterations=60)
+    assert previews() == ["preview.jpg", "preview.spz"], "of use until the next attempt goes on"
+    monkeypatch.setenv("SPLATMILL_PREVIEW_SECONDS", "1000")
+    assert when_loaded(tmp_path / "second", iterations=60) == ["preview.jpg", "preview.spz"]
+    assert when_loaded(tmp_path / "third", iterations=60, sh_degree=1) == [], "another scene's"
+    monkeypatch.setenv("SPLATMILL_PREVIEW_SECONDS", "0.001")
+    assert whole(scene, tmp_path / "fourth", kept, iterations=60, sh_degree=1)["resumed_at"] is not None
+    assert previews() == []
+    assert (kept / "checkpoint.pt").is_file()
