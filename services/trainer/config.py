@@ -130,3 +130,13 @@ def _densify_until(
     # A setting made for longer runs: the second half is there to refine what the first has placed.
     until = settings.densify_until_iter
     return until if until < iterations else iterations // 2
+
+
+def held_out_rows(count: int, test_every: int) -> tuple[int, ...]:
+    """Rows of the photos that are held out: the first and every n-th after it.
+
+    With fewer than ``test_every`` photos none is: each counts too much for the scene.
+    """
+    if test_every == 0 or count < test_every:
+        return ()
+    return tuple(range(0, count, test_every))

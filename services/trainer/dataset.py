@@ -19,7 +19,8 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from services.trainer.colmap_model import ColmapModel, ModelImage, read_model
-from services.trainer.config import TrainingConfig
+from services.trainer.config import TrainingConfig, held_out_rows
+from services.trainer.footprint import PHOTO_SHARE
 from services.trainer.photo_cache import CachedPictures, PhotoCache, bytes_of
 from services.trainer.scene_types import Camera
 from splatmill.errors import Reason, SplatmillError
@@ -67,7 +68,7 @@ class Dataset:
         free, _ = torch.cuda.mem_get_info(device)
 
         def place(view: View) -> View:
-            if total < free // 4:
+            if total < free // PHOTO_SHARE:
                 return replace(view, pictures=tuple(picture.to(device) for picture in view.pictures))
             if isinstance(view.pictures, CachedPictures):
                 view.pictures.cache.pinned = True
@@ -112,8 +113,7 @@ class DatasetLoader:
 
     def load(self) -> Iterator[int]:
         """Loads the photos, several at once, and yields how many are there so far."""
-        workers = min(8, os.cpu_count() or 1)
-        with ThreadPoolExecutor(workers) as pool:
+        with ThreadPoolExecutor(loading_threads()) as pool:
             try:
                 for view in pool.map(self._view, self._model.images):
                     self._views.append(view)
@@ -184,14 +184,9 @@ class DatasetLoader:
         return replace(view, pictures=pictures)
 
 
-def held_out_rows(count: int, test_every: int) -> tuple[int, ...]:
-    """Rows of the photos that are held out: the first and every n-th after it.
-
-    With fewer than ``test_every`` photos none is: each counts too much for the scene.
-    """
-    if test_every == 0 or count < test_every:
-        return ()
-    return tuple(range(0, count, test_every))
+def loading_threads() -> int:
+    """Photos that are decoded at once."""
+    return min(8, os.cpu_count() or 1)
 
 
 def scene_extent(model: ColmapModel) -> float:

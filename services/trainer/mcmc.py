@@ -28,8 +28,6 @@ _NOISE = 5e5
 # The constants are for scenes of this extent, in world units. COLMAP's unit is any length.
 _EXTENT = 1.4
 _MOST_COPIES = 51
-_LEAST_GROWTH, _MOST_GROWTH = 1.05, 1.5  # a round
-_GROWN_BY = 0.6  # share of the rounds after which the set has its full size
 _FIRST_OPACITY = 0.5
 _FIRST_SCALE = 0.1
 _LARGEST_OPACITY = 1 - 1e-6
@@ -57,12 +55,7 @@ class MarkovChain:
 
     def __post_init__(self) -> None:
         """Fixes how fast the set grows."""
-        schedule, count = self.schedule, max(1, self.state.gaussians.count)
-        rounds = max(
-            1.0, _GROWN_BY * (schedule.densify_until - schedule.densify_from) / schedule.densify_every
-        )
-        needed = (self.max_gaussians / count) ** (1 / rounds) if self.max_gaussians > count else 1.0
-        self._growth = min(_MOST_GROWTH, max(_LEAST_GROWTH, needed))
+        self._growth = self.schedule.growth(self.state.gaussians.count, self.max_gaussians)
 
     def observe(self, step: int, output: StepOutput) -> None:
         """Adds the gradients of the penalties on mean opacity and mean standard deviation."""

@@ -1,4 +1,4 @@
-"""Memory: how many Gaussians it has room for, and what to do when it runs out after all."""
+"""Memory: what is free, and what to do when it runs out."""
 
 from __future__ import annotations
 
@@ -14,13 +14,6 @@ from services.trainer.dataset import Dataset, View
 from services.trainer.photo_cache import CachedPictures
 from services.trainer.trainer import Trainer
 
-# Measured with the CUDA backend: parameters, gradients and both moments are 944 bytes a
-# Gaussian; with their copies while the set changes, projections and sort keys about 3000.
-_BYTES_PER_GAUSSIAN = 3_000
-_BYTES_PER_PIXEL = 300
-_RESERVE = 512 * 2**20
-_SHARE = 0.85
-_LEAST_GAUSSIANS = 1_000
 _SMALLEST_SIDE = 128  # pixels; halving further would show nothing
 
 
@@ -46,12 +39,10 @@ def free_bytes(device: torch.device) -> int | None:
         return None
 
 
-def affordable_gaussians(free: int, dataset: Dataset) -> int:
-    """Most Gaussians that ``free`` bytes have room for, photos and pictures set aside."""
+def largest_picture(dataset: Dataset) -> int:
+    """Pixels of the largest picture of a dataset."""
     views = dataset.train + dataset.test
-    pixels = max(view.cameras[0].width * view.cameras[0].height for view in views)
-    room = _SHARE * free - _RESERVE - _BYTES_PER_PIXEL * pixels
-    return max(_LEAST_GAUSSIANS, int(room / _BYTES_PER_GAUSSIAN))
+    return max(view.cameras[0].width * view.cameras[0].height for view in views)
 
 
 class MemoryLadder:

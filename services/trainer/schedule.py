@@ -22,6 +22,8 @@ _RATES = {
 _SHORT_RUN = 5_000  # steps below which a run is short
 _MANY_PHOTOS = 20  # fewer photos are soon learnt by heart, and faster rates help that
 _SHORT_RATE_FACTOR, _SHORT_MEANS_FACTOR = 2.0, 5.0
+_LEAST_GROWTH, _MOST_GROWTH = 1.05, 1.5  # a round
+_GROWN_BY = 0.6  # share of the rounds after which the set has its full size
 _QUARTER_UNTIL, _HALF_UNTIL = 0.4, 0.8  # shares of the run
 # At full rate a scene wanders about its best; slower at the end it settles there.
 _COOLS_FROM = 0.7  # share of the run
@@ -95,6 +97,17 @@ class Schedule:
     def prunes_large(self, step: int) -> bool:
         """Whether Gaussians that are large in the world are removed: after the first reset."""
         return step > self.opacity_reset_every
+
+    def growth(self, count: int, most: int) -> float:
+        """Factor by which ``mcmc`` grows the set each round, to have its full size in good time.
+
+        Args:
+            count: Gaussians at the start.
+            most: At most.
+        """
+        rounds = max(1.0, _GROWN_BY * (self.densify_until - self.densify_from) / self.densify_every)
+        needed: float = (most / max(1, count)) ** (1 / rounds)
+        return min(_MOST_GROWTH, max(_LEAST_GROWTH, needed))
 
 
 def plan(config: TrainingConfig, photo_count: int) -> Schedule:

@@ -25,8 +25,9 @@ from services.trainer.dataset import Dataset, DatasetLoader
 from services.trainer.density import drawable
 from services.trainer.evaluate import evaluate, mean_psnr
 from services.trainer.export import to_cloud
+from services.trainer.footprint import PHOTO_SHARE, affordable_gaussians
 from services.trainer.gpu_memory import GpuMemoryMeter, memory_line
-from services.trainer.memory import MemoryLadder, affordable_gaussians, free_bytes, is_out_of_memory
+from services.trainer.memory import MemoryLadder, free_bytes, is_out_of_memory, largest_picture
 from services.trainer.preview import Previews
 from services.trainer.report import (
     REPORT,
@@ -150,7 +151,7 @@ def _fitting(
 ) -> tuple[TrainingConfig, list[str]]:
     """The run with as many Gaussians as memory has room for, and a line when that is fewer."""
     free = free_bytes(device)
-    most = affordable_gaussians(free, dataset) if free is not None else config.max_gaussians
+    most = affordable_gaussians(free, largest_picture(dataset)) if free is not None else config.max_gaussians
     if most >= config.max_gaussians:
         return config, []
     line = f"memory has room for {most} Gaussians, not for {config.max_gaussians}"
@@ -176,7 +177,7 @@ def _photo_memory(settings: TrainerSettings) -> int:
     if settings.photo_cache_mib is not None:
         return settings.photo_cache_mib * 2**20
     free = free_bytes(torch.device("cpu"))
-    return _UNKNOWN_PHOTO_MEMORY if free is None else free // 4
+    return _UNKNOWN_PHOTO_MEMORY if free is None else free // PHOTO_SHARE
 
 
 def _load(input_dir: Path, config: TrainingConfig, memory: int) -> Generator[Progress, None, Dataset]:

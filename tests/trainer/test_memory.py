@@ -13,6 +13,7 @@ from services.trainer import memory, stage
 from services.trainer.backends import ChosenBackend
 from services.trainer.config import resolve
 from services.trainer.dataset import DatasetLoader
+from services.trainer.footprint import affordable_gaussians
 from services.trainer.settings import TrainerSettings
 from splatmill.errors import Reason, SplatmillError
 from tests.helpers.colmap_writer import write_scene
@@ -100,7 +101,9 @@ def test_more_memory_more_gaussians(scene):
     config = resolve(TrainingOptions(), TrainerSettings(), "cpu")
     loader = DatasetLoader(scene, config)
     list(loader.load())
-    affordable = [memory.affordable_gaussians(free, loader.dataset()) for free in (0, 2**30, 2**34)]
+    affordable = [
+        affordable_gaussians(free, memory.largest_picture(loader.dataset())) for free in (0, 2**30, 2**34)
+    ]
     assert affordable[0] == 1000
     assert affordable[0] < affordable[1] < affordable[2]
     assert memory.free_bytes(torch.device("cpu")) > 0
