@@ -15,7 +15,7 @@ import grpc
 
 from splatmill._upload import PhotoSource, UploadProgress
 from splatmill.aio import AsyncClient, Options
-from splatmill.v1 import progress_pb2
+from splatmill.v1 import options_pb2, progress_pb2
 from splatmill.v1 import reconstruction_pb2 as pb
 
 _T = TypeVar("_T")
@@ -170,6 +170,10 @@ class Client:
     def options(self) -> list[pb.OptionInfo]:
         """See ``AsyncClient.options``."""
         return self._run(self._async.options())
+
+    def presets(self) -> list[options_pb2.TrainingDevice]:
+        """See ``AsyncClient.presets``."""
+        return self._run(self._async.presets())
 
     def download(self, key: str, name: str, path: str | os.PathLike[str] | None = None) -> Path:
         """See ``AsyncClient.download``."""

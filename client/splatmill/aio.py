@@ -281,6 +281,10 @@ class AsyncClient:
         """The options a job may have."""
         return list((await self._call(self._stub.ListOptions, pb.ListOptionsRequest())).options)
 
+    async def presets(self) -> list[options_pb2.TrainingDevice]:
+        """What the presets come to on the devices that train, kind by kind."""
+        return list((await self._call(self._stub.ListPresets, pb.ListPresetsRequest())).devices)
+
     async def download(self, key: str, name: str, path: str | os.PathLike[str] | None = None) -> Path:
         """Fetches a file; goes on with a ``.part`` that an earlier call left.
 

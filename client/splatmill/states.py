@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from splatmill.errors import Reason, SplatmillError
-from splatmill.v1 import progress_pb2
+from splatmill.v1 import options_pb2, progress_pb2
 from splatmill.v1 import reconstruction_pb2 as pb
 
 STAGE_NAMES = {
@@ -32,6 +32,16 @@ def task_state_name(state: pb.TaskState.ValueType) -> str:
 def stage_name(stage: progress_pb2.Stage.ValueType) -> str:
     """``sfm``, ``train`` or ``postproc``."""
     return STAGE_NAMES.get(stage, "")
+
+
+def preset_name(preset: options_pb2.Preset.ValueType) -> str:
+    """``draft`` of ``PRESET_DRAFT``."""
+    return options_pb2.Preset.Name(preset).removeprefix("PRESET_").lower()
+
+
+def strategy_name(strategy: options_pb2.Strategy.ValueType) -> str:
+    """``mcmc`` of ``STRATEGY_MCMC``."""
+    return options_pb2.Strategy.Name(strategy).removeprefix("STRATEGY_").lower()
 
 
 def job_error(job: pb.Job) -> SplatmillError | None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from services.common.options import StageOptions
 from services.common.settings import ServiceSettings
-from splatmill.v1 import progress_pb2
+from splatmill.v1 import options_pb2, progress_pb2
 
 
 @dataclass(frozen=True)
@@ -39,3 +39,7 @@ class StageServiceSpec:
     """The generated ``add_..._to_server``."""
     device: Callable[[Any], str] = lambda _settings: "cpu"
     """Names what it computes on, for estimates and quotas: ``cpu``, or the GPU's name."""
+    calibration: str = ""
+    """Import path of a function like ``function`` that measures the device; empty for none."""
+    training_device: Callable[[Any, Mapping[str, float]], options_pb2.TrainingDevice] | None = None
+    """Says, from the settings and what was measured, what the presets come to."""

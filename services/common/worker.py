@@ -23,6 +23,7 @@ import grpc.aio
 from google.protobuf.duration_pb2 import Duration
 
 from services.common import metrics, option_codec
+from services.common.calibrating import Calibrating
 from services.common.child_process import run_in_child
 from services.common.lease import Lease, LeaseLost
 from services.common.log_context import about
@@ -41,6 +42,8 @@ from splatmill.v1 import task_pb2, task_pb2_grpc
 log = logging.getLogger(__name__)
 
 LEASE_WAIT_SECONDS = 20
+CALIBRATING_WAIT_SECONDS = 2
+"""The same while the device is measured: what comes of it is to be told soon."""
 MAX_BACKOFF_SECONDS = 10.0
 QUIET_FAILURES = 4
 READY_SECONDS = 2.0
@@ -76,6 +79,7 @@ class Worker:
         self._busy = busy
         self._id = f"{spec.name}-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"[-128:]
         self._device = spec.device(settings)
+        self._calibrating = Calibrating(spec, settings, busy)
         metrics.note_idle(spec.name)
         self._channel = open_channel(settings.registry_address, _CHANNEL_OPTIONS, tls_of(settings))
         self._tasks: Any = Authorized(
@@ -113,20 +117,25 @@ class Worker:
                 if failures >= QUIET_FAILURES:
                     log.info("the registry at %s answers", self._settings.registry_address)
                 backoff, failures = 0.5, 0
-                if leased is not None:
+                if leased is None:
+                    self._calibrating.begin()
+                else:
                     await self._work_or_release(leased)
         finally:
+            await self._calibrating.stop()
             await self._channel.close(None)
 
     async def _lease(self) -> task_pb2.LeasedTask | None:
+        wait = CALIBRATING_WAIT_SECONDS if self._calibrating.pending else LEASE_WAIT_SECONDS
         request = task_pb2.LeaseTaskRequest(
             worker_id=self._id,
             stages=[self._spec.stage],
-            wait=Duration(seconds=LEASE_WAIT_SECONDS),
+            wait=Duration(seconds=wait),
             device=self._device[:100],
+            training_device=self._calibrating.result,
         )
         try:
-            answer = await self._tasks.LeaseTask(request, timeout=LEASE_WAIT_SECONDS + 10)
+            answer = await self._tasks.LeaseTask(request, timeout=wait + 10)
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error) from error
         return answer.task if answer.HasField("task") else None
@@ -186,6 +195,7 @@ class Worker:
 
     async def _make(self, leased: task_pb2.LeasedTask, lease: Lease, scratch: Path, steps: Steps) -> None:
         """From input to published output."""
+        await self._calibrating.stop()
         options = option_codec.from_proto(
             getattr(leased.options, self._spec.options_field), self._spec.options
         )

@@ -117,7 +117,7 @@ class Registry:
         stages = [int(stage) for stage in request.stages]
 
         def attempt(session: Session) -> tuple[task_pb2.LeasedTask | None, float | None]:
-            leased = leases.lease(session, self.settings, request.worker_id, stages, request.device)
+            leased = leases.lease(session, self.settings, request)
             return leased, None if leased is not None else leases.next_due(session, stages)
 
         with self.news.subscribe(TASKS) as news:

@@ -22,6 +22,7 @@ _ROWS = 60
 _KEPT_ROWS = 5_000
 _RECENCY = 0.97
 _ITERATIONS = "iterations"
+_OF_NO_WEIGHT = ("preset", "seed", "background", "test_every")
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Workload:
     iterations: float = 0.0
     """Of the training; 0 when the worker chooses."""
     variant: str = ""
-    """The preset, or ``iterations``: runs of different ones do not compare."""
+    """As ``variant_of`` names it, or ``iterations``: runs of different ones do not compare."""
 
     def size(self, stage: int) -> float:
         """Work of a stage, in units of its own."""
@@ -51,10 +52,27 @@ def workload(session: Session, job: Job) -> Workload:
     query = select(func.count(), func.sum(col(Image.width) * col(Image.height) / 1e6))
     photos, megapixels = session.exec(query.where(Image.job_id == job.job_id)).one()
     training = options_pb2.JobOptions.FromString(job.options).training
-    variant = f"preset {training.preset}" if training.HasField("preset") else ""
+    variant = variant_of(training)
     if training.HasField("iterations"):
         return Workload(photos, float(megapixels or 0), float(training.iterations), _ITERATIONS)
     return Workload(photos, float(megapixels or 0), 0.0, variant)
+
+
+def variant_of(training: options_pb2.TrainingOptions) -> str:
+    """Names what makes trainings take as long as each other: the preset, and what was set beside it.
+
+    Empty for the standard preset, which is also that of those who name none.
+    """
+    parts: list[str] = []
+    for field, value in training.ListFields():
+        if field.name == "preset" and value not in (
+            options_pb2.PRESET_UNSPECIFIED,
+            options_pb2.PRESET_STANDARD,
+        ):
+            parts.insert(0, f"preset {value}")
+        elif field.name not in _OF_NO_WEIGHT:
+            parts.append(f"{field.name} {value}")
+    return " ".join(parts)
 
 
 def record(session: Session, job: Job, task: Task) -> None:
@@ -109,6 +127,24 @@ class Estimator:
             weight = _RECENCY**age * math.exp(-2 * abs(math.log(ratio)))
             guesses.append((row.seconds * ratio, weight))
         return _weighted_median(guesses)
+
+    def past_runs(self, variant: str, device: str) -> tuple[float, int]:
+        """What trainings of just that variant took on just that kind of device.
+
+        Args:
+            variant: As ``variant_of`` names it.
+            device: What the worker computes on.
+
+        Returns:
+            Their weighted median in seconds, and how many there were; 0 and 0 without any.
+        """
+        rows = [
+            row
+            for row in self._rows[progress_pb2.STAGE_TRAIN]
+            if (row.variant, row.device) == (variant, device)
+        ]
+        median = _weighted_median([(row.seconds, _RECENCY**age) for age, row in enumerate(rows)])
+        return median or 0.0, len(rows)
 
     def job_seconds(self, load: Workload, stages: Iterable[int] = STAGES) -> float | None:
         """What stages will take together; None while one of them is unknown."""

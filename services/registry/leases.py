@@ -33,16 +33,18 @@ LINE_ORDER = (col(Job.rank), col(Job.turn), col(Job.queue_number))
 
 
 def lease(
-    session: Session, settings: RegistrySettings, worker_id: str, stages: Sequence[int], device: str = ""
+    session: Session, settings: RegistrySettings, request: task_pb2.LeaseTaskRequest
 ) -> task_pb2.LeasedTask | None:
-    """Gives the next task of one of the stages to a worker, or None.
+    """Gives the next task of one of the worker's stages to it, or None.
 
     Running jobs come before waiting ones, both in the order of the queue. A waiting job
     starts only when it is the first and there is room.
     """
     now = time.time()
     line: Line | None = None
-    workers.note(session, worker_id, stages, device)
+    stages = list(map(int, request.stages))
+    speed = request.training_device.SerializeToString() if request.HasField("training_device") else None
+    workers.note(session, request.worker_id, stages, request.device, speed)
     running = _due(stages, now).where(Job.state == pb.JOB_STATE_PROCESSING)
     row = session.exec(running.with_for_update(skip_locked=True)).first()
     if row is None:
@@ -60,7 +62,7 @@ def lease(
     if line is not None:
         line.turn, line.moved = max(line.turn, job.turn), True
         session.add(line)
-    task.worker_id, task.device = worker_id, device
+    task.worker_id, task.device = request.worker_id, request.device
     _begin(session, settings, task, job, now)
     return _leased(session, settings, task, job)
 

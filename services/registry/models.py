@@ -213,6 +213,8 @@ class Worker(SQLModel, table=True):
     stages: str
     """Numbers of the stages it can do, separated by spaces."""
     device: str = ""
+    training_device: bytes | None = Field(default=None, sa_column=Column(LargeBinary, nullable=True))
+    """A serialised TrainingDevice: what it says of its speed."""
     first_seen_at: float
     last_seen_at: float = Field(index=True)
 
@@ -246,6 +248,6 @@ class StageTime(SQLModel, table=True):
     iterations: float
     """Of the training; 0 for other stages."""
     variant: str = ""
-    """The preset, or ``iterations`` where the person said how many."""
+    """The preset and what was set beside it, or ``iterations`` where the person said how many."""
     seconds: float
     finished_at: float

@@ -11,7 +11,7 @@ from sqlmodel import Session, select
 from services.common import option_codec
 from services.common.log_context import about, adopt
 from services.common.tracing import span, trace_id, valid_traceparent
-from services.registry import artifacts, failures, jobs, views, workers
+from services.registry import artifacts, failures, jobs, presets, views, workers
 from services.registry.core import Registry
 from services.registry.keys import EVERYONE, Caller, Scope
 from services.registry.lookups import job_by_id, job_by_key
@@ -274,6 +274,11 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
             max_image_bytes=settings.max_image_bytes,
         )
         return pb.ListOptionsResponse(options=option_codec.describe(), limits=limits)
+
+    async def ListPresets(self, request: pb.ListPresetsRequest, context: Any) -> pb.ListPresetsResponse:
+        """See the proto."""
+        await self._caller(context, Scope.READ)
+        return pb.ListPresetsResponse(devices=await self._registry.transact(presets.listed))
 
     async def _job(self, job_id: str, caller: Caller = EVERYONE) -> pb.Job:
         return await self._registry.transact(

@@ -18,16 +18,19 @@ _FORGET_SECONDS = 24 * 3600.0
 _NOTE_SECONDS = 15.0
 
 
-def note(session: Session, worker_id: str, stages: Sequence[int], device: str) -> None:
+def note(
+    session: Session, worker_id: str, stages: Sequence[int], device: str, training_device: bytes | None = None
+) -> None:
     """Notes that a worker has asked for work; now and then only, to spare the database."""
     now = time.time()
     row = session.get(Worker, worker_id)
-    if row is not None and now - row.last_seen_at < _NOTE_SECONDS and row.device == device:
+    known = row is not None and (row.device, row.training_device) == (device, training_device)
+    if row is not None and known and now - row.last_seen_at < _NOTE_SECONDS:
         return
     if row is None:
         row = Worker(worker_id=worker_id, stages="", first_seen_at=now, last_seen_at=now)
     row.stages = " ".join(map(str, sorted(set(stages))))
-    row.device, row.last_seen_at = device, now
+    row.device, row.training_device, row.last_seen_at = device, training_device, now
     session.add(row)
 
 
@@ -41,8 +44,19 @@ def live_count(session: Session, stage: int) -> int:
     limit = time.time() - LIVE_SECONDS
     rows = session.exec(select(Worker.worker_id, Worker.stages).where(col(Worker.last_seen_at) >= limit))
     live = {worker_id for worker_id, stages in rows if str(stage) in stages.split()}
-    at_work = select(Task.worker_id).where(Task.stage == stage, Task.state == pb.TASK_STATE_LEASED)
-    return len(live.union(session.exec(at_work).all()))
+    return len(live.union(_at_work(session, stage)))
+
+
+def live(session: Session, stage: int) -> list[Worker]:
+    """The same workers, as far as they are known by more than their name."""
+    since, at_work = col(Worker.last_seen_at) >= time.time() - LIVE_SECONDS, _at_work(session, stage)
+    rows = session.exec(select(Worker).where(since | col(Worker.worker_id).in_(at_work)))
+    return [row for row in rows if str(stage) in row.stages.split()]
+
+
+def _at_work(session: Session, stage: int) -> Sequence[str]:
+    query = select(Task.worker_id).where(Task.stage == stage, Task.state == pb.TASK_STATE_LEASED)
+    return session.exec(query).all()
 
 
 def listed(session: Session) -> list[pb.WorkerInfo]:

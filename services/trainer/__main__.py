@@ -4,6 +4,7 @@ from services.common.options import TrainingOptions
 from services.common.stage_service import main
 from services.common.stage_spec import StageServiceSpec
 from services.trainer.device_name import device_name
+from services.trainer.presets import training_device
 from services.trainer.settings import TrainerSettings
 from splatmill.v1 import progress_pb2, trainer_pb2, trainer_pb2_grpc
 
@@ -20,6 +21,8 @@ SPEC = StageServiceSpec(
     response=trainer_pb2.RunTrainingResponse,
     register=trainer_pb2_grpc.add_TrainerServiceServicer_to_server,
     device=device_name,
+    calibration="services.trainer.calibration:run",
+    training_device=training_device,
 )
 
 if __name__ == "__main__":

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-import platform
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from services.trainer.backend import Backend
+from services.trainer.device_name import cpu_name
 from splatmill.errors import Reason, SplatmillError
 
 log = logging.getLogger(__name__)
@@ -55,7 +54,7 @@ def choose_backend(preference: str = "auto") -> ChosenBackend:
     # Only here: compiling or loading kernels takes a moment.
     from services.trainer.cpu.backend import CpuBackend  # noqa: PLC0415
 
-    return ChosenBackend(CpuBackend(), _cpu_name(), warning)
+    return ChosenBackend(CpuBackend(), cpu_name(), warning)
 
 
 def _cuda() -> ChosenBackend | None:
@@ -69,16 +68,6 @@ def _cuda() -> ChosenBackend | None:
 
     backend = CudaBackend()
     return ChosenBackend(backend, torch.cuda.get_device_name(backend.device))
-
-
-def _cpu_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def _first_line(error: BaseException) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import platform
+from pathlib import Path
+
 from services.trainer.settings import TrainerSettings
 
 
@@ -20,3 +23,14 @@ def device_name(settings: TrainerSettings) -> str:
     except Exception:  # a missing library and a missing driver have no common type
         return "cpu"
     return name.decode() if isinstance(name, bytes) else str(name)
+
+
+def cpu_name() -> str:
+    """What the CPU calls itself, such as ``AMD EPYC``."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

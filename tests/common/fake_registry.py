@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from services.common.grpc_server import Server
 from services.common.options import SfmOptions
@@ -32,6 +33,7 @@ class Tasks(task_pb2_grpc.TaskServiceServicer):
         self.slow = 0.0
         self.errors: dict[str, list[Exception]] = {}
         self.said = asyncio.Event()
+        self.leases: list[task_pb2.LeaseTaskRequest] = []
 
     def note(self, name: str, request: object) -> None:
         if self.errors.get(name):
@@ -42,6 +44,7 @@ class Tasks(task_pb2_grpc.TaskServiceServicer):
         self.said.set()
 
     async def LeaseTask(self, request, context):
+        self.leases.append(request)
         await asyncio.sleep(0.02)
         if self.waiting:
             return task_pb2.LeaseTaskResponse(task=self.waiting.pop())
@@ -132,9 +135,10 @@ class Bench:
         task.lease_duration.FromSeconds(seconds)
         self.tasks.waiting.append(task)
 
-    def work(self, function: str) -> asyncio.Task[None]:
+    def work(self, function: str, **more: Any) -> asyncio.Task[None]:
         settings = ServiceSettings(registry_address=f"127.0.0.1:{self.port}")
-        return asyncio.create_task(Worker(spec(function), settings, self.store, self.busy).run())
+        stage = replace(spec(function), **more)
+        return asyncio.create_task(Worker(stage, settings, self.store, self.busy).run())
 
     @property
     def output(self) -> Path:

@@ -104,3 +104,17 @@ def quiet(input_dir, output_dir, options, context):
     (output_dir / "done.txt").write_text("done")
     return StageResult()
     yield Progress("never", 0.0)
+
+
+def calibration(input_dir, output_dir, options, context):
+    """Measures in no time."""
+    yield Progress("measure", 0.0)
+    return StageResult({"seconds": 7.0})
+
+
+def slow_calibration(input_dir, output_dir, options, context):
+    """Measures for ever; says where its process is in the folder of temporary files."""
+    Path(os.environ["CALIBRATION_PID"]).write_text(str(os.getpid()))
+    yield Progress("measure", 0.0)
+    time.sleep(600)
+    return StageResult()

@@ -8,12 +8,16 @@ import shutil
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fake_registry import HERE, alive, until
+from fake_registry import HERE, alive, spec, until
 
+from services.common.calibrating import Calibrating
+from services.common.settings import ServiceSettings
 from splatmill.errors import Reason, SplatmillError
+from splatmill.v1 import options_pb2
 
 
 async def stop(task: asyncio.Task[None]) -> None:
@@ -239,3 +243,65 @@ main(service_spec("endless"))
     assert not bench.output.exists()
     pids = [int(pid) for pid in bench.tasks.lines[0].split()]
     await until(lambda: not any(map(alive, pids)))
+
+
+def described(settings, metrics) -> options_pb2.TrainingDevice:
+    device = options_pb2.TrainingDevice(device="cpu", name="a test")
+    device.presets.add(preset=options_pb2.PRESET_DRAFT, seconds=metrics["seconds"])
+    return device
+
+
+def calibrated(function: str) -> dict[str, object]:
+    return {"calibration": f"stages_for_tests:{function}", "training_device": described}
+
+
+async def test_the_speed_of_an_idle_device_is_measured_and_told(bench):
+    task = bench.work("good", **calibrated("calibration"))
+    await until(lambda: bench.tasks.leases[-1:] and bench.tasks.leases[-1].HasField("training_device"), 20)
+    assert not bench.tasks.leases[0].HasField("training_device")  # work comes first
+    assert bench.tasks.leases[-1].training_device.presets[0].seconds == 7.0
+    waits = [request.wait.seconds for request in bench.tasks.leases]
+    assert waits[0] < waits[-1]  # what is measured is told soon
+    await stop(task)
+
+
+async def test_a_task_ends_the_measuring(bench, tmp_path, monkeypatch):
+    note = tmp_path / "pid"
+    monkeypatch.setenv("CALIBRATION_PID", str(note))
+    task = bench.work("good", **calibrated("slow_calibration"))
+    await until(lambda: note.exists() and note.read_text() != "", 20)
+    process = int(note.read_text())
+    bench.offer()
+    await bench.tasks.until("complete")
+    assert not alive(process)
+    note.unlink()
+    await until(lambda: note.exists() and note.read_text() != "", 20)  # with nothing to do, again
+    process = int(note.read_text())
+    await stop(task)
+    assert not alive(process)
+
+
+async def test_what_is_measured_beside_other_work_does_not_count(bench, monkeypatch):
+    async with bench.busy:
+        calibrating = Calibrating(
+            replace(spec("good"), **calibrated("calibration")), ServiceSettings(), bench.busy
+        )
+        calibrating.begin()
+        await until(calibrating._task.done, 20)
+        assert calibrating.result is None
+        assert calibrating.pending
+    calibrating.begin()
+    await until(lambda: calibrating.result is not None, 20)
+    assert not calibrating.pending
+
+
+async def test_a_device_that_cannot_be_measured_is_left_alone(bench):
+    calibrating = Calibrating(
+        replace(spec("good"), **calibrated("typed_error")), ServiceSettings(), bench.busy
+    )
+    for _ in range(3):
+        assert calibrating.pending
+        calibrating.begin()
+        await until(calibrating._task.done, 20)
+    assert calibrating.result is None
+    assert not calibrating.pending

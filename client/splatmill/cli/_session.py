@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import os
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -98,11 +99,14 @@ def parse_options(pairs: tuple[str, ...]) -> dict[str, str]:
     return parsed
 
 
-def print_json(message: Any) -> None:
-    """A protobuf message as JSON, with the protos' names."""
-    from google.protobuf.json_format import MessageToJson  # noqa: PLC0415
+def print_json(*messages: Any) -> None:
+    """Protobuf messages as one JSON object, with the protos' names."""
+    from google.protobuf.json_format import MessageToDict  # noqa: PLC0415
 
-    click.echo(MessageToJson(message, preserving_proto_field_name=True))
+    merged: dict[str, Any] = {}
+    for message in messages:
+        merged |= MessageToDict(message, preserving_proto_field_name=True)
+    click.echo(json.dumps(merged, indent=2))
 
 
 def duration(seconds: float) -> str:

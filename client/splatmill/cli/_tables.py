@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from splatmill.cli._session import duration, viewer_url
-from splatmill.states import job_error, stage_name, state_name, task_state_name
+from splatmill.states import job_error, preset_name, stage_name, state_name, task_state_name
+from splatmill.v1 import options_pb2
 from splatmill.v1 import reconstruction_pb2 as pb
 
 
@@ -88,6 +89,26 @@ def print_options(options: Sequence[pb.OptionInfo]) -> None:
             stage_name(option.stage), option.name, _values(option), option.default_value, option.help
         )
     _print(table)
+
+
+def print_presets(devices: Sequence[options_pb2.TrainingDevice]) -> None:
+    """The presets on each kind of device."""
+    for device in devices:
+        click.echo(f"\nTraining of about 40 photos on {device.name} ({plural(device.workers, 'trainer')}):")
+        table = _table("preset", "steps", "Gaussians", "photos at", "time", "memory", "known from")
+        for preset in device.presets:
+            size = f"{preset.train_image_size} px" if preset.train_image_size else "full size"
+            runs = plural(preset.past_runs, "training") if preset.past_runs else "the device's speed"
+            table.add_row(
+                preset_name(preset.preset), f"{preset.iterations:,}", f"up to {preset.max_gaussians:,}", size,
+                f"about {duration(preset.seconds)}", f"{preset.memory_bytes / 1e9:.1f} GB", runs,
+            )  # fmt: skip
+        _print(table)
+
+
+def plural(count: int, noun: str) -> str:
+    """``1 trainer``, ``2 trainers``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def print_rows(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

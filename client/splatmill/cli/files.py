@@ -91,14 +91,22 @@ def local_path(folder: Path, name: str) -> Path:
 @click.pass_obj
 @shows_errors
 def options(server: str, json_output: bool) -> None:
-    """List the options a job may have."""
+    """List the options a job may have, and what the presets come to on this suite's devices."""
     from splatmill.cli._session import print_json  # noqa: PLC0415
-    from splatmill.cli._tables import print_options  # noqa: PLC0415
+    from splatmill.cli._tables import print_options, print_presets  # noqa: PLC0415
+    from splatmill.errors import Reason, SplatmillError  # noqa: PLC0415
     from splatmill.v1 import reconstruction_pb2 as messages  # noqa: PLC0415
 
     with connected(server) as client:
         found = client.options()
+        try:
+            devices = client.presets()
+        except SplatmillError as error:
+            if error.reason not in (Reason.UNAUTHENTICATED, Reason.PERMISSION_DENIED):
+                raise
+            devices = []  # the options are for everyone, what is there is not
     if json_output:
-        print_json(messages.ListOptionsResponse(options=found))
+        print_json(messages.ListOptionsResponse(options=found), messages.ListPresetsResponse(devices=devices))
     else:
         print_options(found)
+        print_presets(devices)
