@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import grpc.aio
 from aiohttp import web
 from google.protobuf.json_format import MessageToDict
 
 from services.common.option_codec import parse_form
 from services.gateway.keys import REGISTRY, SETTINGS
-from services.gateway.status_json import STAGE_NAME, job_json, job_state, time_json
+from services.gateway.status_json import STAGE_NAME, device_json, job_json, job_state, time_json
 from splatmill.errors import Reason, SplatmillError
 from splatmill.v1 import progress_pb2
 from splatmill.v1 import reconstruction_pb2 as pb
@@ -127,8 +128,20 @@ async def options(request: web.Request) -> web.Response:
                 "max_images": limits.max_images,
                 "max_image_bytes": limits.max_image_bytes,
             },
+            "devices": await _devices(request),
         }
     )
+
+
+async def _devices(request: web.Request) -> list[dict[str, Any]]:
+    """What trains, with the presets on it; nothing for those who may not see what is there."""
+    try:
+        answer = await request.app[REGISTRY].ListPresets(pb.ListPresetsRequest())
+    except grpc.aio.AioRpcError as error:
+        if error.code() not in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+            raise
+        return []
+    return [device_json(device) for device in answer.devices]
 
 
 async def json_body(request: web.Request) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from splatmill._transport import open_channel as _open
 # Calls that change nothing, or nothing when repeated, are tried again while the registry restarts.
 _RETRIED = (
     "GetUpload", "GetJob", "ListJobs", "GetQueue", "GetScene", "ListArtifacts", "ListOptions",
-    "SubmitJob", "CancelJob",
+    "ListPresets",     "SubmitJob", "CancelJob",
 )  # fmt: skip
 _SERVICE = "splatmill.v1.ReconstructionService"
 

@@ -7,7 +7,8 @@ from typing import Any
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from splatmill.v1 import progress_pb2
+from splatmill.states import preset_name, strategy_name
+from splatmill.v1 import options_pb2, progress_pb2
 from splatmill.v1 import reconstruction_pb2 as pb
 
 STAGE_NAME = {
@@ -145,3 +146,26 @@ def time_json(message: Any, field: str) -> str | None:
 
 def _seconds_between(job: pb.Job) -> float:
     return round((job.finished_at.ToNanoseconds() - job.started_at.ToNanoseconds()) / 1e9, 2)
+
+
+def device_json(device: options_pb2.TrainingDevice) -> dict[str, Any]:
+    """A kind of device that trains, and the presets on it."""
+    return {
+        "device": device.device,
+        "name": device.name,
+        "workers": device.workers,
+        "free_memory_bytes": device.free_memory_bytes if device.HasField("free_memory_bytes") else None,
+        "presets": [
+            {
+                "preset": preset_name(preset.preset),
+                "iterations": preset.iterations,
+                "max_gaussians": preset.max_gaussians,
+                "train_image_size": preset.train_image_size or None,
+                "strategy": strategy_name(preset.strategy),
+                "seconds": round(preset.seconds, 1),
+                "memory_bytes": preset.memory_bytes,
+                "past_runs": preset.past_runs,
+            }
+            for preset in device.presets
+        ],
+    }

@@ -18,7 +18,8 @@ from aiohttp import web
 
 from services.gateway.app import make_app
 from services.gateway.settings import GatewaySettings
-from splatmill.v1 import progress_pb2, task_pb2
+from services.registry import access, keys
+from splatmill.v1 import options_pb2, progress_pb2, task_pb2
 from splatmill.v1 import reconstruction_pb2 as pb
 from tests.conftest import free_ports
 from tests.registry.conftest import Bench, bench, database_url, make_bench, photo  # noqa: F401  (fixtures)
@@ -352,3 +353,25 @@ async def test_memory_does_not_grow_with_the_upload(bench, tmp_path):  # noqa: F
     finally:
         process.terminate()
         assert process.wait(10) == 0
+
+
+async def test_presets_with_what_they_come_to(edge, monkeypatch):
+    monkeypatch.setattr(access, "CACHE_SECONDS", -1.0)
+    assert (await edge.get("/recon/options"))["devices"] == []
+    said = options_pb2.TrainingDevice(device="cpu", name="AMD EPYC, 2 cores", free_memory_bytes=8 << 30)
+    said.presets.add(
+        preset=options_pb2.PRESET_HIGH, iterations=7500, max_gaussians=80_000,
+        strategy=options_pb2.STRATEGY_MCMC, seconds=300.04, memory_bytes=983_000_000,
+    )  # fmt: skip
+    request = task_pb2.LeaseTaskRequest(worker_id="t", stages=[2], device="cpu", training_device=said)
+    await edge.bench.tasks.LeaseTask(request)
+    preset = {
+        "preset": "high", "iterations": 7500, "max_gaussians": 80_000, "train_image_size": None,
+        "strategy": "mcmc", "seconds": 300.0, "memory_bytes": 983_000_000, "past_runs": 0,
+    }  # fmt: skip
+    device = {"device": "cpu", "name": "AMD EPYC, 2 cores", "workers": 1, "free_memory_bytes": 8 << 30}
+    assert (await edge.get("/recon/options"))["devices"] == [device | {"presets": [preset]}]
+    await edge.bench.registry.transact(lambda s: keys.create(s, "anna", (keys.Scope.READ,), keys.Quotas()))
+    stranger = await edge.get("/recon/options")
+    assert stranger["options"]
+    assert stranger["devices"] == []

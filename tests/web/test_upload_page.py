@@ -225,6 +225,65 @@ def test_a_number_out_of_range_is_not_sent(gateway: FakeGateway, open_page: Open
     assert gateway.posts == []
 
 
+def preset_option() -> dict[str, Any]:
+    choices = ["draft", "standard", "high"]
+    option = {"stage": "train", "name": "preset", "type": "enum", "help": "How long it may take."}
+    return option | {"choices": choices, "default_value": "standard"}
+
+
+def device(kind: str, name: str, *figures: tuple[float, int]) -> dict[str, Any]:
+    names = ("draft", "standard", "high")
+    presets = [
+        {"preset": p, "seconds": s, "memory_bytes": m} for p, (s, m) in zip(names, figures, strict=True)
+    ]
+    return {"device": kind, "name": name, "presets": presets}
+
+
+CPU = device("cpu", "AMD EPYC, 2 cores", (15.7, 565_000_000), (62.0, 687_000_000), (466.0, 983_000_000))
+GPU = device("NVIDIA H100", "NVIDIA H100", (8.0, 900_000_000), (21.0, 1_600_000_000), (66.0, 4_040_000_000))
+
+
+def test_presets_say_what_they_come_to(gateway: FakeGateway, open_page: OpenPage) -> None:
+    gateway.options = {"options": [preset_option(), *OPTIONS["options"]], "devices": [CPU]}
+    gateway.set_job("up10aded", pub_key="up10adedke", status="PENDING", queue_position=1, tasks=[])
+    page = open_page("/")
+    page.set_input_files("#files", photos(3))
+    cards = page.locator(".preset")
+    expect(cards).to_have_count(3)
+    expect(cards.nth(0)).to_contain_text("about 20 s, 0.6 GB")
+    expect(cards.nth(1)).to_contain_text("about 1 min, 0.7 GB")
+    expect(cards.nth(2)).to_contain_text("about 8 min, 1.0 GB")
+    expect(page.locator("#preset-note")).to_contain_text("AMD EPYC, 2 cores (CPU)")
+    expect(page.get_by_role("radio", name="Standard")).to_be_checked()
+    expect(page.locator("#option-preset")).to_have_count(0)  # once on the page is enough
+    page.get_by_text("High", exact=True).click()
+    page.click("#submit")
+    page.wait_for_url("**/jobs/up10aded")
+    assert ("preset", "high") in gateway.posts[0]["fields"]
+
+
+def test_presets_on_several_devices(gateway: FakeGateway, open_page: OpenPage) -> None:
+    gateway.options = {"options": [preset_option()], "devices": [GPU, CPU]}
+    page = open_page("/")
+    page.set_input_files("#files", photos(3))
+    lines = page.locator("[data-preset=standard] > span")
+    expect(lines).to_have_text(["about 25 s, 1.6 GB on NVIDIA H100", "about 1 min, 0.7 GB on CPU"])
+
+
+def test_no_estimate_is_made_up(gateway: FakeGateway, open_page: OpenPage) -> None:
+    """Without a trainer the presets can be chosen all the same; what they take comes when it is known."""
+    gateway.options = {"options": [preset_option()], "devices": []}
+    page = open_page("/")
+    page.set_input_files("#files", photos(3))
+    expect(page.locator(".preset")).to_have_count(3)
+    expect(page.locator(".preset-estimate").first).to_have_text("")
+    expect(page.locator("#preset-note")).to_have_text("")
+    page.get_by_text("Draft", exact=True).click()
+    gateway.options = {**gateway.options, "devices": [CPU]}
+    expect(page.locator(".preset").first).to_contain_text("about 20 s, 0.6 GB", timeout=15_000)
+    expect(page.get_by_role("radio", name="Draft")).to_be_checked()
+
+
 def test_queue_and_jobs_are_listed(gateway: FakeGateway, open_page: OpenPage) -> None:
     gateway.queue = {"max_concurrent": 1, "running_count": 1, "pending_count": 2}
     job: dict[str, Any] = {"created_at": "2026-01-01T00:00:00+00:00", "image_count": 12}

@@ -31,15 +31,16 @@ export function duration(seconds: number): string {
   return minutes % 60 ? `${Math.floor(minutes / 60)} h ${minutes % 60} min` : `${minutes / 60} h`;
 }
 
-/** Time left, as vague as it deserves. */
+/** A time to come, as vague as it deserves: 12 → "15 s", 75 → "1 min", 4000 → "1 h 10 min". */
+export function roughly(seconds: number): string {
+  if (seconds <= 55) return `${Math.max(1, Math.ceil(seconds / 5)) * 5} s`;
+  if (seconds < 3600) return `${Math.max(1, Math.round(seconds / 60))} min`;
+  return duration(Math.round(seconds / 600) * 600);
+}
+
+/** Time left. */
 export function timeLeft(seconds: number): string {
-  if (seconds < 5) return "a few seconds left";
-  if (seconds < 60) return `about ${Math.ceil(seconds / 5) * 5} s left`;
-  if (seconds < 3600) {
-    const minutes = Math.round(seconds / 60);
-    return `about ${minutes} min left`;
-  }
-  return `about ${duration(Math.round(seconds / 600) * 600)} left`;
+  return seconds < 5 ? "a few seconds left" : `about ${roughly(seconds)} left`;
 }
 
 /** How long ago an ISO time was. */

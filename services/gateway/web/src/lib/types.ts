@@ -118,8 +118,23 @@ export interface OptionInfo {
   choices?: Maybe<string[]>;
 }
 
+/** A preset on a device, for about 40 photos. */
+export interface PresetEstimate {
+  preset: string;
+  seconds: number;
+  memory_bytes: number;
+}
+
+export interface TrainingDevice {
+  /** "cpu", or the GPU's name. */
+  device: string;
+  name: string;
+  presets: PresetEstimate[];
+}
+
 export interface OptionsAnswer {
   options: OptionInfo[];
+  devices?: Maybe<TrainingDevice[]>;
   limits?: Maybe<{
     min_images?: Maybe<number>;
     max_images?: Maybe<number>;

@@ -9,12 +9,15 @@ import { startArt } from "./art";
 import { startBoard } from "./board";
 import { carriesFiles, filesOf } from "./drop";
 import { chosenOptions, fillOptions } from "./options";
+import { chosenPreset, fillPresets, showEstimates } from "./presets";
 import { type Limits, Selection, type Skipped } from "./selection";
 import { Thumbs } from "./thumbs";
 import { Aborted, keepAwake, type Sent, upload } from "./transfer";
 
 // The server's defaults, until it tells its own.
 const limits: Limits = { minImages: 3, maxImages: 200, maxImageBytes: 100 * 1024 * 1024 };
+const ESTIMATE_TRIES = 12;
+const ESTIMATE_PAUSE = 5000; // milliseconds
 const selection = new Selection();
 const form = byId<HTMLFormElement>("upload-form");
 const submit = byId<HTMLButtonElement>("submit");
@@ -96,7 +99,7 @@ function formData(): FormData {
   data.append("original_resolution", String(byId<HTMLInputElement>("original_resolution").checked));
   const title = byId<HTMLInputElement>("title").value.trim();
   if (title) data.append("title", title);
-  for (const [name, value] of chosenOptions(optionBox)) data.append(name, value);
+  for (const [name, value] of [...chosenPreset(), ...chosenOptions(optionBox)]) data.append(name, value);
   for (const photo of selection.photos) data.append("files", photo.file, photo.name);
   return data;
 }
@@ -192,6 +195,17 @@ function wireDrop(): void {
   });
 }
 
+/** A trainer that has just started tells its speed a little later. */
+async function keepEstimates(first: OptionsAnswer): Promise<void> {
+  let devices = first.devices ?? [];
+  for (let asked = 0; devices.length === 0 && asked < ESTIMATE_TRIES; asked += 1) {
+    await new Promise((resolve) => setTimeout(resolve, ESTIMATE_PAUSE));
+    const answer = await call<OptionsAnswer>("/recon/options").catch(() => null);
+    devices = answer?.devices ?? [];
+  }
+  showEstimates(devices);
+}
+
 async function loadOptions(): Promise<void> {
   try {
     const answer = await call<OptionsAnswer>("/recon/options");
@@ -201,7 +215,9 @@ async function loadOptions(): Promise<void> {
     for (const span of document.querySelectorAll<HTMLElement>("[data-limit]")) {
       setText(span, count(span.dataset.limit === "min" ? limits.minImages : limits.maxImages));
     }
-    show(byId("advanced"), fillOptions(optionBox, answer.options ?? []));
+    const options = answer.options ?? [];
+    show(byId("advanced"), fillOptions(optionBox, options));
+    if (fillPresets(options.find((option) => option.name === "preset"))) void keepEstimates(answer);
     refresh();
   } catch {
     // The page works without: the server has defaults for everything.

@@ -8,8 +8,8 @@ const STAGES: [Stage, string][] = [
   ["train", "Training"],
   ["postproc", "Cleaning up"],
 ];
-/** Has its own switch on the page. */
-const SHOWN_ELSEWHERE = new Set(["original_resolution"]);
+/** Have their own places on the page. */
+const SHOWN_ELSEWHERE = new Set(["original_resolution", "preset"]);
 
 const WORDS: Record<string, string> = { sh: "SH", std: "std", iter: "step", k: "k" };
 
