@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-# Measured with the CUDA backend: parameters, gradients and both moments are 944 bytes a
-# Gaussian; with their copies while the set changes, projections and sort keys about 3000.
-# On a CPU, where fox's peak was 495 MiB with 20 k and 613 MiB with 40 k, it is about the same.
-BYTES_PER_GAUSSIAN = 3_000
+# Parameters, gradients and both moments are 944 bytes a Gaussian; with their copies while the
+# set changes, projections and sort keys 1,600 to 1,700 as measured on an H100 with fox (974 MiB
+# with 220 k, 1370 MiB with 497 k), and there is to be something to spare.
+BYTES_PER_GAUSSIAN = 2_400
 BYTES_PER_PIXEL = 300
 """Of the picture that is trained on: what rendering, loss and lists take."""
 PHOTO_SHARE = 4
