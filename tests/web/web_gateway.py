@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
@@ -200,7 +201,14 @@ class FakeGateway:
         return await self._json({"artifacts": [{"name": name} for name in names]})
 
     async def _job_file(self, request: web.Request) -> web.Response:
-        return web.Response(body=self.files[request.match_info["job_id"], request.match_info["name"]])
+        data = self.files.get((request.match_info["job_id"], request.match_info["name"]))
+        if data is None:
+            return await self._json(error_body("ARTIFACT_NOT_FOUND", "No such file."), 404)
+        etag = f'"{hashlib.sha256(data).hexdigest()}"'
+        headers = {"ETag": etag, "Cache-Control": "no-cache"}
+        if request.headers.get("If-None-Match") == etag:
+            return web.Response(status=304, headers=headers)
+        return web.Response(body=data, headers=headers)
 
     async def _sign_in(self, request: web.Request) -> web.Response:
         if (await request.json())["api_key"] != self.api_key:

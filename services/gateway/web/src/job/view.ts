@@ -9,7 +9,7 @@ import { Preview } from "./preview";
 import { Stepper, stepText } from "./stepper";
 
 const chart = new Chart(byId<HTMLCanvasElement>("chart"));
-const preview = new Preview(byId<HTMLImageElement>("preview"));
+const preview = new Preview();
 const stepper = new Stepper(byId("stepper"));
 let spoken = "";
 

@@ -13,9 +13,15 @@ export interface Actions {
   closePanels(): void;
 }
 
-/** Connects keyboard and double taps to the stage. */
-export function wireInput(canvas: HTMLCanvasElement, stage: Stage, actions: Actions): void {
-  window.addEventListener("keydown", (event) => {
+/** Connects keyboard and double taps to the stage; `keys` is what hears the keys. */
+export function wireInput(
+  canvas: HTMLCanvasElement,
+  stage: Stage,
+  actions: Actions,
+  keys: Window | HTMLElement = window,
+): void {
+  keys.addEventListener("keydown", (event) => {
+    if (!(event instanceof KeyboardEvent)) return;
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.target instanceof HTMLInputElement) return;
     if (onKey(event, stage, actions)) event.preventDefault();

@@ -7,6 +7,7 @@ import { bytes, count, timeLeft } from "../lib/format";
 import { stageText } from "../lib/status";
 import type { Scene } from "../lib/types";
 import { onThisHost } from "../lib/urls";
+import { hasWebGl2 } from "../lib/webgl";
 import { curtain, raise } from "./curtain";
 import { fetchFile, type SceneFile, showable, Truncated } from "./files";
 import { openPanel, showHint, toggleFullscreen, togglePanel, wireHud } from "./hud";
@@ -33,14 +34,6 @@ function fail(
 ): void {
   setState("error");
   curtain({ title, text, actions });
-}
-
-function hasWebGl2(): boolean {
-  try {
-    return document.createElement("canvas").getContext("webgl2") !== null;
-  } catch {
-    return false;
-  }
 }
 
 /** Asks for the scene until it is done; says how far it is meanwhile. */

@@ -57,7 +57,9 @@ export class Stage {
     opacities: new Float32Array(),
     sizes: new Float32Array(),
   };
-  private home: Frame | null = null;
+  private mesh: SplatMesh | null = null;
+  private disposed = false;
+  private readonly resized = new ResizeObserver(() => this.resize());
   private flight: Flight | null = null;
   private frameId = 0;
   private settleTimer = 0;
@@ -85,35 +87,52 @@ export class Stage {
     this.controls = this.makeControls();
     canvas.addEventListener("webglcontextlost", (event) => {
       event.preventDefault();
-      events.onLost();
+      if (!this.disposed) events.onLost();
     });
-    new ResizeObserver(() => this.resize()).observe(canvas);
+    this.resized.observe(canvas);
     this.resize();
   }
 
-  /** Decodes a file and shows it; answers how many splats there are. */
+  /**
+   * Decodes a file and shows it instead of what was there; answers how many splats there are.
+   * The first one is looked at from a place that fits it; after that the camera stays.
+   */
   async load(data: Uint8Array<ArrayBuffer>, type: FileType): Promise<number> {
     const compensated = await isAntialiased(data, type);
     // Without extSplats the centres are float16, which distorts scenes away from the origin.
     const mesh = new SplatMesh({ fileBytes: data, fileType: TYPES[type], extSplats: true });
     await mesh.initialized;
-    if (compensated) [this.spark.preBlurAmount, this.spark.blurAmount] = [0, BLUR];
-    this.upright.add(mesh);
-    this.upright.updateMatrixWorld(true);
-    this.centres = centresOf(mesh);
-    this.reset(false);
+    if (this.disposed) {
+      mesh.dispose();
+      return 0;
+    }
+    [this.spark.preBlurAmount, this.spark.blurAmount] = compensated ? [0, BLUR] : [BLUR, 0];
+    const first = this.centres.opacities.length === 0;
+    this.showInstead(mesh);
+    if (first) this.reset(false);
+    else {
+      this.measure();
+      this.draw();
+    }
     return this.centres.opacities.length;
+  }
+
+  /** Gives the graphics card back what it holds; the canvas is of no more use. */
+  dispose(): void {
+    this.disposed = true;
+    cancelAnimationFrame(this.frameId);
+    clearTimeout(this.settleTimer);
+    this.resized.disconnect();
+    this.controls.dispose();
+    this.mesh?.dispose();
+    this.spark.dispose();
+    this.renderer.dispose();
+    this.renderer.forceContextLoss();
   }
 
   /** Back to the first view. */
   reset(animated = true): void {
-    this.home = frame(this.centres, MathUtils.degToRad(this.camera.fov), this.camera.aspect);
-    const { radius, position, target } = this.home;
-    this.camera.near = radius * 0.004;
-    this.camera.far = radius * 400;
-    this.camera.updateProjectionMatrix();
-    this.controls.minDistance = radius * 0.02;
-    this.controls.maxDistance = radius * 30;
+    const { position, target } = this.measure();
     this.fly(new Vector3(...position), new Vector3(...target), animated);
   }
 
@@ -162,10 +181,33 @@ export class Stage {
 
   /** Asks for a frame. */
   draw(): void {
+    if (this.disposed) return;
     clearTimeout(this.settleTimer);
     this.settleTimer = 0;
     this.events.onSettled(false);
     if (this.frameId === 0) this.frameId = requestAnimationFrame((time) => this.tick(time));
+  }
+
+  private showInstead(mesh: SplatMesh): void {
+    this.upright.add(mesh);
+    if (this.mesh) {
+      this.upright.remove(this.mesh);
+      this.mesh.dispose();
+    }
+    this.mesh = mesh;
+    this.upright.updateMatrixWorld(true);
+    this.centres = centresOf(mesh);
+  }
+
+  /** How near and far one may go in a scene of this size; answers its first view. */
+  private measure(): Frame {
+    const home = frame(this.centres, MathUtils.degToRad(this.camera.fov), this.camera.aspect);
+    this.camera.near = home.radius * 0.004;
+    this.camera.far = home.radius * 400;
+    this.camera.updateProjectionMatrix();
+    this.controls.minDistance = home.radius * 0.02;
+    this.controls.maxDistance = home.radius * 30;
+    return home;
   }
 
   private makeControls(): OrbitControls {
