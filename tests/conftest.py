@@ -8,6 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from services.common.cores import thread_environment
+
+# As the stages' processes have it, and before a test imports torch, which reads it once: waiting
+# threads that spin slow small trainings down by half, and by far more when other tests run beside them.
+os.environ.update(thread_environment())
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 PHOTOS = Path(os.environ.get("SPLATMILL_TEST_PHOTOS", REPOSITORY.parent / "shared" / "photos"))
 
