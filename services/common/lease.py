@@ -60,6 +60,7 @@ class Lease:
         try:
             await asyncio.wait({working, keeping}, return_when=asyncio.FIRST_COMPLETED)
             if working.done():
+                await self._heard()  # cancelled on its way, a report would take its log lines along
                 working.result()
             else:
                 keeping.result()
@@ -77,10 +78,14 @@ class Lease:
 
     async def flush(self) -> None:
         """Says all that is pending, and waits for what is being said."""
-        async with self._one_report:
-            pass
+        await self._heard()
         while self.pending:
             await self._report()
+
+    async def _heard(self) -> None:
+        """Waits for what is being said."""
+        async with self._one_report:
+            pass
 
     async def _report(self) -> None:
         """One heartbeat; one at a time, so that log lines keep their order and none is lost."""

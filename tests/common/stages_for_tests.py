@@ -31,6 +31,13 @@ def typed_error(input_dir, output_dir, options, context):
     raise SplatmillError(Reason.NO_OVERLAP, "The photos do not overlap.", "Take more photos.")
 
 
+def late_error(input_dir, output_dir, options, context):
+    """Fails when a heartbeat with its words is on its way."""
+    yield Progress("try", 0.1, log_lines=("the last words",))
+    time.sleep(1.3)
+    raise SplatmillError(Reason.NO_OVERLAP, "The photos do not overlap.", "Take more photos.")
+
+
 def bug(input_dir, output_dir, options, context):
     yield Progress("try", 0.1)
     raise ZeroDivisionError("a bug")

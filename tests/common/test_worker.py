@@ -48,6 +48,16 @@ async def test_fails_with_the_stage_s_reason(bench):
     await stop(task)
 
 
+async def test_failing_waits_for_words_on_their_way(bench):
+    bench.offer()
+    bench.tasks.slow = 2.0
+    task = bench.work("late_error")
+    await bench.tasks.until("heartbeat")
+    await bench.tasks.until("fail")
+    assert bench.tasks.lines == ["the last words"]
+    await stop(task)
+
+
 @pytest.mark.parametrize("how", ["lost", "cancelled"])
 async def test_drops_the_work(bench, how):
     bench.offer()

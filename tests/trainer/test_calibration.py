@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from services.common.child_process import run_in_child
 from services.common.options import Preset, TrainingOptions
-from services.common.stage import StageContext
+from services.common.stage import StageContext, StageResult
 from services.trainer import calibration, presets
 from services.trainer.config import resolve
 from services.trainer.estimate import DeviceSpeed
@@ -17,13 +18,13 @@ from splatmill.v1 import options_pb2
 from tests.helpers.slow_backend import SlowBackend
 
 
-def metrics(folder: Path) -> dict[str, float]:
-    run = calibration.run(folder, folder, TrainingOptions(), StageContext(folder))
-    while True:
-        try:
-            next(run)
-        except StopIteration as end:
-            return dict(end.value.metrics)
+async def metrics(folder: Path) -> dict[str, float]:
+    """Measured as the service does it: in a process of its own, whose age and memory count."""
+    function, options, settings = "services.trainer.calibration:run", TrainingOptions(), TrainerSettings()
+    run = run_in_child("trainer", function, folder, folder, options, StageContext(folder), settings)
+    messages = [message async for message in run]
+    assert isinstance(messages[-1], StageResult)
+    return dict(messages[-1].metrics)
 
 
 @pytest.mark.parametrize("law", [(2e-3, 5e-8, 4e-7), (6e-4, 3e-10, 3.4e-9), (0.0, 5e-8, 4e-7)])
@@ -50,10 +51,10 @@ def test_scenes_of_chance_are_trained(monkeypatch):
     assert trainer.schedule.degree(3) == config.sh_degree  # as for most of a run
 
 
-def test_a_cpu_measures_itself(tmp_path, monkeypatch):
+async def test_a_cpu_measures_itself(tmp_path, monkeypatch):
     monkeypatch.setenv("SPLATMILL_TRAINER_DEVICE", "cpu")
     began = time.monotonic()
-    speed = DeviceSpeed.from_metrics(metrics(tmp_path))
+    speed = DeviceSpeed.from_metrics(await metrics(tmp_path))
     assert time.monotonic() - began < 60
     assert not any(tmp_path.iterdir())
     assert speed.device_type == "cpu"
