@@ -23,7 +23,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
-from services.postproc.neighbors import Points, neighbors_of_all, usable_cores
+from services.common.cores import usable_cores
+from services.postproc.neighbors import Points, neighbors_of_all
 
 Labels = NDArray[np.intp]
 

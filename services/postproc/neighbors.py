@@ -7,21 +7,17 @@ consecutive queries then walk through memory that is still in the cache.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from services.common.cores import usable_cores
+
 Points = NDArray[np.float64]
 
 _CHUNK = 65_536
-
-
-def usable_cores() -> int:
-    """Cores that this process may use (a container's cpuset is less than the machine)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def neighbors_of_all(

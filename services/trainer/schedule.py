@@ -95,8 +95,11 @@ class Schedule:
         return step % every == 0 and step + every <= self.densify_until
 
     def prunes_large(self, step: int) -> bool:
-        """Whether Gaussians that are large in the world are removed: after the first reset."""
-        return step > self.opacity_reset_every
+        """Whether Gaussians that are large in the world are removed: after the first reset.
+
+        Not after densification: nothing would fill the holes they leave.
+        """
+        return self.opacity_reset_every < step <= self.densify_until
 
     def growth(self, count: int, most: int) -> float:
         """Factor by which ``mcmc`` grows the set each round, to have its full size in good time.

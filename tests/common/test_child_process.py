@@ -89,6 +89,7 @@ async def test_libraries_share_the_cores(tmp_path, monkeypatch):
     environment = json.loads(said.log_lines[0])
     assert environment["OMP_NUM_THREADS"] == str(usable_cores())
     assert environment["OMP_WAIT_POLICY"] == "passive"
+    assert environment["NUMBA_THREADING_LAYER_PRIORITY"].split()[0] == "omp"
     assert environment["OPENBLAS_NUM_THREADS"] == "7"  # what a person has set stays
     assert type(result.metrics["scalar"]) is float
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from services.common.cores import usable_cores
 from services.common.options import Matcher, SfmOptions
 from services.sfm import plan as planning
 from services.sfm.extract import camera_groups
@@ -259,14 +258,6 @@ def test_settings_have_the_documented_defaults_and_prefix(monkeypatch: pytest.Mo
     assert settings.sfm_port == 50052
     monkeypatch.setenv("SPLATMILL_COLMAP_NUM_THREADS", "3")
     assert SfmSettings().colmap_num_threads == 3
-
-
-def test_quota_of_a_container_counts(tmp_path: Path):
-    limit = tmp_path / "cpu.max"
-    limit.write_text("100000 100000\n")
-    assert usable_cores(limit) == 1
-    limit.write_text("max 100000\n")
-    assert usable_cores(limit) == usable_cores(tmp_path / "missing") >= 1
 
 
 # Progress.

@@ -73,6 +73,8 @@ def test_density_control_of_the_reference():
     assert resets == [3000, 6000, 9000, 12_000]
     assert not schedule.prunes_large(3000)
     assert schedule.prunes_large(3100)
+    assert schedule.prunes_large(15_000)
+    assert not schedule.prunes_large(15_500)  # nothing would fill the holes
     pruned = [step for step in range(1, 30_001) if schedule.prunes(step)]
     assert pruned == list(range(15_500, 30_001, 500))
 

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from services.common.cores import usable_cores
 from services.trainer.backend import AdamConfig, check_target
 from services.trainer.cpu.adam import adam_update
 from services.trainer.cpu.binning import fill_lists, sort_by_depth
@@ -42,7 +43,7 @@ class CpuBackend(TorchMoves):
 
     def __init__(self, threads: int | None = None) -> None:
         self.device = torch.device("cpu")
-        self._threads = min(threads or environment.usable_cores(), numba.config.NUMBA_NUM_THREADS)
+        self._threads = min(threads or usable_cores(), numba.config.NUMBA_NUM_THREADS)
         numba.set_num_threads(self._threads)
         self._scratch: dict[str, NDArray[Any]] = {}
         self._gradients: Gaussians | None = None

@@ -10,15 +10,7 @@ import os
 import tempfile
 from pathlib import Path
 
-
-def usable_cores() -> int:
-    """Cores that this process may use: its affinity, less where a container's quota is smaller."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-    except (OSError, ValueError):
-        return cores
-    return cores if quota == "max" else max(1, min(cores, round(int(quota) / int(period))))
+from services.common.cores import thread_environment
 
 
 def _cache_dir() -> Path:
@@ -46,7 +38,5 @@ def _cache_dir() -> Path:
 
 if "NUMBA_CACHE_DIR" not in os.environ:
     os.environ["NUMBA_CACHE_DIR"] = str(_cache_dir())
-# Waiting threads that spin would take the cores from torch and from COLMAP.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-os.environ.setdefault("NUMBA_NUM_THREADS", str(usable_cores()))
+os.environ.update(thread_environment())
 CACHE_DIR = Path(os.environ["NUMBA_CACHE_DIR"])
