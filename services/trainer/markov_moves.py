@@ -1,4 +1,7 @@
-"""What 3DGS as Markov Chain Monte Carlo does at every step, in torch: penalties and noise."""
+"""What 3DGS as Markov Chain Monte Carlo does at every step, in torch: penalties and noise.
+
+The penalty on opacity is good for ``default`` as well.
+"""
 
 from __future__ import annotations
 

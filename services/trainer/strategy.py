@@ -19,6 +19,7 @@ from services.trainer.density import (
     reset_opacity,
     useless,
 )
+from services.trainer.markov_moves import MarkovMoves
 from services.trainer.scene_types import StepOutput
 from services.trainer.schedule import Schedule
 
@@ -48,7 +49,10 @@ class GaussianControl(Protocol):
 
 @dataclass
 class AdaptiveDensity:
-    """The reference's density control: clone, split, prune, and lower opacities now and then."""
+    """The reference's density control: clone, split, prune, and lower opacities now and then.
+
+    Besides, long runs have a penalty on the mean opacity, which the reference has not.
+    """
 
     state: TrainingState
     schedule: Schedule
@@ -58,15 +62,20 @@ class AdaptiveDensity:
     """Radius of the scene, world units."""
     max_gaussians: int
     generator: torch.Generator
+    moves: MarkovMoves
 
     def __post_init__(self) -> None:
         """Begins with no statistics."""
         self._statistics = self._fresh()
 
     def observe(self, step: int, output: StepOutput) -> None:
-        """See GaussianControl."""
+        """Gathers statistics; adds the gradient of the penalty on the mean opacity."""
         if step <= self.schedule.densify_until:
             self._statistics.add(output)
+        if self.schedule.opacity_penalty:
+            self.moves.penalize(
+                self.state.gaussians, output.gradients, self.schedule.opacity_penalty, scale_weight=0.0
+            )
 
     def adapt(self, step: int, rates: Mapping[str, float]) -> None:
         """See GaussianControl."""

@@ -212,5 +212,5 @@ class Trainer:
             )  # fmt: skip
         return AdaptiveDensity(
             self.state, self.schedule, limits, self._near, self.dataset.extent, config.max_gaussians,
-            self._generator,
+            self._generator, self.backend,
         )  # fmt: skip

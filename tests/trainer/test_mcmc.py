@@ -107,7 +107,7 @@ def test_penalties_have_the_gradients_they_should():
     chain.observe(1, output)
     logits = state.gaussians.opacity_logits.double().requires_grad_()
     scales = state.gaussians.log_scales.double().requires_grad_()
-    (0.02 * torch.sigmoid(logits).mean() + 0.005 * scales.exp().mean()).backward()
+    (0.01 * torch.sigmoid(logits).mean() + 0.005 * scales.exp().mean()).backward()
     assert torch.allclose(output.gradients.opacity_logits.double(), logits.grad, rtol=1e-5)
     assert torch.allclose(output.gradients.log_scales.double(), scales.grad, rtol=1e-5)
     assert not output.gradients.means.any()

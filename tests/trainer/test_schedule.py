@@ -50,6 +50,12 @@ def test_short_runs_with_many_photos_learn_faster():
     assert few["sh0"] == usual["sh0"]
 
 
+def test_opacity_has_its_price_in_long_runs_and_always_with_mcmc():
+    assert planned(iterations=5_000).opacity_penalty == 0.01
+    assert planned(iterations=4_999).opacity_penalty == 0
+    assert planned(iterations=2_000, strategy="mcmc").opacity_penalty == 0.01
+
+
 def test_degrees_rise_every_thousand_steps():
     schedule = planned(iterations=30_000)
     assert [schedule.degree(step) for step in (1, 999, 1000, 2000, 3000, 30_000)] == [0, 0, 1, 2, 3, 3]
