@@ -112,7 +112,8 @@ def _run(
         previews.remove()  # of an earlier training, maybe in other coordinates
     yield Progress("load", _LOADED, log_lines=tuple(lines))
     with _termination_noted() as stop:
-        yield from _Training(trainer, record, checkpoints, previews, stop).run()
+        training = _Training(trainer, record, checkpoints, previews, stop)
+        yield from training.run()
     record.seconds["train"] = record.trained_seconds
 
     started = time.monotonic()
@@ -142,7 +143,7 @@ def _run(
     if len(qualities) > 1:
         views = ", ".join(f"{quality.name} ({quality.psnr:.1f} dB)" for quality in worst(qualities))
         lines.append(f"worst views: {views}")
-    yield Progress("export", 1.0, 0.0, tuple(lines))
+    yield Progress("export", 1.0, 0.0, tuple(lines), training.judged(report["test_psnr"]))
     return StageResult(metrics)
 
 
@@ -206,6 +207,7 @@ class _Training:
     _lines: list[str] = field(default_factory=list)
     _memory: GpuMemory | None = None
     _test_psnr: float | None = None
+    _figures: TrainingFigures | None = None
     _ladder: MemoryLadder = field(default_factory=MemoryLadder)
 
     def run(self) -> Generator[Progress, None, None]:
@@ -253,6 +255,13 @@ class _Training:
                 "Check that the photos are not blank, and give more of them.",
             )
 
+    def judged(self, test_psnr: float | None) -> TrainingFigures | None:
+        """The figures of the last step with what the finished scene has; None where no step was left."""
+        if self._figures is None:
+            return None
+        count = self.trainer.gaussians.count
+        return replace(self._figures, gaussian_count=count, test_psnr=test_psnr)
+
     def _step(self) -> torch.Tensor | None:
         """A step's loss; None when memory ran out and room was made for another try."""
         try:
@@ -277,12 +286,13 @@ class _Training:
             "" if self._test_psnr is None else f" test PSNR {self._test_psnr:.2f}"
         )
         lines, self._lines = (*self._lines, line), []
+        self._figures = TrainingFigures(trainer.iteration, total, loss, rate, count, self._test_psnr)
         return Progress(
             step="train",
             fraction=_LOADED + (_TRAINED - _LOADED) * trainer.iteration / total,
             eta_seconds=(total - trainer.iteration) / rate if rate > 0 else None,
             log_lines=lines,
-            training=TrainingFigures(trainer.iteration, total, loss, rate, count, self._test_psnr),
+            training=self._figures,
             gpu_memory=self._memory,
         )
 

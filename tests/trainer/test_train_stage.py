@@ -90,7 +90,7 @@ def test_a_run_leaves_what_it_promises(scene, tmp_path):
 
 def test_progress_goes_on_and_speaks(scene, tmp_path, monkeypatch):
     monkeypatch.setattr(stage, "_REPORT_SECONDS", 0.05)
-    progress, _ = run(scene, tmp_path / "out", iterations=60)
+    progress, result = run(scene, tmp_path / "out", iterations=60)
     fractions = [each.fraction for each in progress]
     assert fractions == sorted(fractions)
     assert (fractions[0], fractions[-1]) == (0, 1)
@@ -99,7 +99,8 @@ def test_progress_goes_on_and_speaks(scene, tmp_path, monkeypatch):
     assert (figures[0].iteration, figures[-1].iteration) == (1, 60)
     assert len(figures) >= 5
     assert all(math.isfinite(each.loss) and each.iterations_per_second > 0 for each in figures)
-    assert figures[-1].test_psnr is not None
+    assert figures[-1].test_psnr == result.metrics["test_psnr"]
+    assert figures[-1].gaussian_count == result.metrics["gaussian_count"]
     lines = [line for each in progress for line in each.log_lines]
     assert any(line.startswith("iteration 60/60 loss 0.") and " gaussians " in line for line in lines)
     assert not any("[GPU Memory]" in line for line in lines)
