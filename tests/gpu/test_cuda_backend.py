@@ -109,7 +109,9 @@ def test_what_a_mask_hides_does_not_count(backend, dssim_weight):
         assert relative(value, truth) < 2e-4, name
 
 
-def test_gradient_through_an_exposure(backend):
+@pytest.mark.parametrize("most_blocks", [1024, 2])
+def test_gradient_through_an_exposure(backend, monkeypatch, most_blocks):
+    monkeypatch.setattr("services.trainer.cuda.backend._EXPOSURE_BLOCKS", most_blocks)
     scene, camera = random_gaussians(120, seed=1), look_at_origin(75, 41)
     target = torch.randint(0, 256, (41, 75, 3), dtype=torch.uint8)
     background = torch.tensor([0.2, 0.4, 0.6])

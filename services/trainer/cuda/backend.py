@@ -11,13 +11,13 @@ from torch import Tensor
 
 from services.trainer.backend import AdamConfig, check_target
 from services.trainer.cuda.program import Kernels
-from services.trainer.exposure import exposed, exposed_gradient
 from services.trainer.scene_types import Camera, Gaussians, StepOutput
 
 _TILE = 16
 _RECORD = 12  # floats of a projected Gaussian, and of its gradient
 _SHORT_TILES = 0x7FFE  # most tiles that a short can number, NO_TILE apart
 _LOSS_SLOTS, _LOSS_TILE = 64, 32  # as in loss.cu
+_EXPOSURE_BLOCKS, _EXPOSURE_THREADS = 1024, 256  # the latter as in exposure.cu
 _BACKWARD_THREADS = 128  # as in projection.cu
 _RASTER_THREADS = 128  # as in common.cuh
 _CAMERA_CACHE = 4096
@@ -74,10 +74,12 @@ class CudaBackend:
         if exposure is None:
             slope, loss = self._loss(picture, target, dssim_weight)
             return self._backward(gaussians, camera, sh_degree, picture, slope, loss, antialiased)
-        shown = exposed(picture, exposure, self._buffer("shown", picture.numel()).view_as(picture))
+        shown = self._buffer("shown", picture.numel()).view_as(picture)
+        self._expose("expose", picture, exposure, shown)
         shown_slope, loss = self._loss(shown, target, dssim_weight)
-        exposure_gradient = exposed_gradient(picture, exposure, shown_slope.view_as(picture), out=shown)
-        output = self._backward(gaussians, camera, sh_degree, picture, shown, loss, antialiased)
+        slope, exposure_gradient = shown, torch.zeros_like(exposure)
+        self._expose("expose_backward", picture, exposure, shown_slope, slope, exposure_gradient)
+        output = self._backward(gaussians, camera, sh_degree, picture, slope, loss, antialiased)
         return replace(output, exposure_gradient=exposure_gradient)
 
     def adam_step(
@@ -231,6 +233,14 @@ class CudaBackend:
             width, height, channels, float(dssim_weight), picture, target, *maps, sums, gradient, loss,
         )  # fmt: skip
         return gradient, loss
+
+    def _expose(self, kernel: str, picture: Tensor, *tensors: Tensor) -> None:
+        """See exposure.cu; every thread takes a few pixels, or the sums' atomics queue up."""
+        pixels = picture[0].numel()
+        blocks = min(_EXPOSURE_BLOCKS, math.ceil(pixels / _EXPOSURE_THREADS))
+        self._kernels["short"].launch(
+            "exposure", kernel, (blocks,), pixels, picture, *tensors, block=_EXPOSURE_THREADS
+        )
 
     def _backward(
         self,

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-SOURCES = ("projection", "binning", "raster", "loss", "adam", "markov")
+SOURCES = ("projection", "binning", "raster", "loss", "exposure", "adam", "markov")
 THREADS = 256
 _MOST_CONFIGS = 1024
 

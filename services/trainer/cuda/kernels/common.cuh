@@ -113,6 +113,12 @@ __device__ __forceinline__ float fast_reciprocal(float x) {
 #endif
 }
 
+// The sum over a warp, which each of its threads gets.
+__device__ __forceinline__ float warp_sum(float v) {
+    for (int offset = 16; offset > 0; offset /= 2) v += __shfl_xor_sync(0xffffffffu, v, offset);
+    return v;
+}
+
 // Rotation matrix, row by row, of a normalised quaternion wxyz.
 __device__ __forceinline__ void rotation_from_quaternion(const float* q, float* r) {
     const float w = q[0], x = q[1], y = q[2], z = q[3];

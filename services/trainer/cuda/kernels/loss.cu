@@ -26,11 +26,6 @@ __device__ __constant__ float WINDOW[11] = {
     0.001028380f, 0.007598758f, 0.036000772f, 0.109360690f, 0.213005538f, 0.266011725f,
     0.213005538f, 0.109360690f, 0.036000772f, 0.007598758f, 0.001028380f};
 
-__device__ __forceinline__ float warp_sum(float v) {
-    for (int offset = 16; offset > 0; offset /= 2) v += __shfl_xor_sync(0xffffffffu, v, offset);
-    return v;
-}
-
 __device__ __forceinline__ float weight_of(const uint8* target, int channels, int pixel) {
     return channels == 4 ? target[4 * pixel + 3] * (1.0f / 255.0f) : 1.0f;
 }
