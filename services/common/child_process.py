@@ -20,7 +20,8 @@ from services.common.settings import ServiceSettings
 from services.common.stage import Progress, StageContext, StageResult
 from splatmill.errors import Reason, SplatmillError
 
-TERMINATE_SECONDS = 4.0
+TERMINATE_SECONDS = 20.0
+"""A training writes its last checkpoint meanwhile, gigabytes perhaps; other stages end at once."""
 
 
 async def run_in_child(

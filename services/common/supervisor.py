@@ -22,7 +22,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from splatmill._transport import Tls, open_channel
 
-STOP_SECONDS = 8.0
+STOP_SECONDS = 26.0  # a worker ends its stage (child_process.TERMINATE_SECONDS), then gives the task back
 START_SECONDS = 60.0
 MAX_BACKOFF_SECONDS = 30.0
 _PR_SET_PDEATHSIG = 1

@@ -122,6 +122,10 @@ class Backend(MarkovMoves, Protocol):
         """Waits until the device has done all it was given."""
         ...
 
+    def release(self) -> None:
+        """Gives back the memory that it holds for its next step; what a step answered is void then."""
+        ...
+
 
 def check_target(target: Tensor, camera: Camera) -> None:
     """Raises ValueError for a photo that is not as the camera and ``loss_and_gradients`` have it."""

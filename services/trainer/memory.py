@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import gc
 import os
+import traceback
+from collections.abc import Callable
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from services.trainer.backend import Backend
 from services.trainer.dataset import Dataset, View
 from services.trainer.photo_cache import CachedPictures
 from services.trainer.trainer import Trainer
 
 _SMALLEST_SIDE = 128  # pixels; halving further would show nothing
+
+ResultT = TypeVar("ResultT")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -37,6 +43,29 @@ def free_bytes(device: torch.device) -> int | None:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError):
         return None
+
+
+def with_room(backend: Backend, work: Callable[[], ResultT]) -> ResultT:
+    """What ``work`` answers; where memory runs out, it is tried again when all that can be is given back.
+
+    Args:
+        backend: Holds memory between its steps.
+        work: Something that may be done twice.
+    """
+    try:
+        return work()
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        _give_back(backend, error)
+    return work()
+
+
+def _give_back(backend: Backend, error: BaseException) -> None:
+    """Gives back what the work that failed, and the backend, hold."""
+    traceback.clear_frames(error.__traceback__)
+    gc.collect()
+    backend.release()
 
 
 def largest_picture(dataset: Dataset) -> int:
@@ -63,9 +92,7 @@ class MemoryLadder:
         line = rungs[len(self.taken)](trainer) if len(self.taken) < len(rungs) else None
         if line is None:
             raise error
-        gc.collect()
-        if trainer.backend.device.type == "cuda":
-            torch.cuda.empty_cache()
+        _give_back(trainer.backend, error)
         self.taken.append(f"step {trainer.iteration}: {line}")
         return f"memory ran out at step {trainer.iteration}: {line}"
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
 import threading
 import time
 from collections import deque
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from services.trainer.evaluate import evaluate, mean_psnr
 from services.trainer.export import to_cloud
 from services.trainer.footprint import PHOTO_SHARE, affordable_gaussians
 from services.trainer.gpu_memory import GpuMemoryMeter, memory_line
-from services.trainer.memory import MemoryLadder, free_bytes, is_out_of_memory, largest_picture
+from services.trainer.memory import MemoryLadder, free_bytes, is_out_of_memory, largest_picture, with_room
 from services.trainer.preview import Previews
 from services.trainer.report import (
     REPORT,
@@ -100,26 +100,25 @@ def _run(
     dataset = yield from _load(input_dir, config, _photo_memory(settings))
     record.seconds["load"] = time.monotonic() - started
 
+    checkpoints = Checkpoints(
+        context.checkpoint_dir, fingerprint(dataset), config, settings.checkpoint_seconds, record
+    )
     config, lines = _fitting(config, dataset, backend.device)
     trainer = Trainer(backend, dataset, config)
-    checkpoints = Checkpoints(
-        context.checkpoint_dir, fingerprint(dataset, config), settings.checkpoint_seconds, record
-    )
     previews = Previews(context.checkpoint_dir, settings.preview_seconds)
-    if checkpoints.resume(trainer):
-        lines.append(f"going on from the checkpoint of step {trainer.iteration}")
-    else:
+    resumed = checkpoints.resume(trainer)
+    if record.resumed_at is None:
         previews.remove()  # of an earlier training, maybe in other coordinates
-    yield Progress("load", _LOADED, log_lines=tuple(lines))
-    with _termination_noted() as stop:
+    yield Progress("load", _LOADED, log_lines=(*lines, resumed) if resumed else tuple(lines))
+    with _termination_noted() as stop, contextlib.closing(checkpoints):
         training = _Training(trainer, record, checkpoints, previews, stop)
         yield from training.run()
     record.seconds["train"] = record.trained_seconds
 
     started = time.monotonic()
     yield Progress("evaluate", _TRAINED, log_lines=("comparing with the held-out photos",))
-    qualities = evaluate(trainer, trainer.dataset.test)
-    comparisons = write_comparisons(output_dir, trainer)
+    qualities = with_room(backend, lambda: evaluate(trainer, trainer.dataset.test))
+    comparisons = with_room(backend, lambda: write_comparisons(output_dir, trainer))
     record.seconds["evaluate"] = time.monotonic() - started
 
     yield Progress("export", _EVALUATED, log_lines=(f"writing {trainer.gaussians.count} Gaussians",))
@@ -159,7 +158,7 @@ def _fitting(
     return replace(config, max_gaussians=most), [line]
 
 
-@contextmanager
+@contextlib.contextmanager
 def _termination_noted() -> Iterator[threading.Event]:
     """Set when the process is asked to end; a checkpoint is then worth the seconds that are left."""
     asked = threading.Event()
@@ -237,7 +236,7 @@ class _Training:
             if trainer.iteration % _MEMORY_EVERY == 0:
                 self._note_memory(meter)
             if trainer.iteration in quality_at:
-                self._test_psnr = mean_psnr(trainer, trainer.dataset.test)
+                self._look_at_quality()
             now = time.monotonic()
             if now - reported >= _REPORT_SECONDS or trainer.iteration in (begun + 1, total):
                 value = _checked(loss, trainer.iteration)
@@ -245,7 +244,7 @@ class _Training:
                 yield self._progress(value, marks)
                 marks.append((now, trainer.iteration))
         self.checkpoints.save(trainer)  # from here a longer run can go on
-        trainer.finish()
+        with_room(trainer.backend, trainer.finish)
         trainer.backend.synchronize()
         self.record.trained_seconds = before + time.monotonic() - started
         if not bool(drawable(trainer.gaussians).any()):
@@ -273,6 +272,16 @@ class _Training:
             self.record.memory_ladder.append(self._ladder.taken[-1])
             log.warning(self._lines[-1])
             return None
+
+    def _look_at_quality(self) -> None:
+        """The held-out photos' PSNR; training is worth more than that where memory has no room for it."""
+        trainer = self.trainer
+        try:
+            self._test_psnr = with_room(trainer.backend, lambda: mean_psnr(trainer, trainer.dataset.test))
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            self._lines.append("memory has no room for a look at the held-out photos")
 
     def _progress(self, loss: float, marks: deque[tuple[float, int]]) -> Progress:
         trainer, total = self.trainer, self.trainer.config.iterations

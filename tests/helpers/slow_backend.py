@@ -48,3 +48,6 @@ class SlowBackend(TorchMoves):
 
     def synchronize(self):
         pass
+
+    def release(self):
+        pass

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 from pathlib import Path
 
 import pytest
+import torch
 
 from services.common.options import TrainingOptions
 from services.common.stage import StageContext
@@ -83,6 +85,88 @@ def test_a_finished_run_is_extended(scene, tmp_path):
     report = whole(scene, tmp_path / "long", tmp_path / "kept", iterations=70)
     assert report["resumed_at"] == 40
     assert report["iterations"] == 70
+
+
+@pytest.mark.parametrize("changed", [{}, {"max_gaussians": 5000, "densify_until_iter": 60}])
+def test_a_longer_run_may_have_other_limits(scene, tmp_path, changed):
+    whole(scene, tmp_path / "short", tmp_path / "kept", iterations=40, max_gaussians=1000)
+    options = {"iterations": 70, "max_gaussians": 1000, **changed}
+    report = whole(scene, tmp_path / "long", tmp_path / "kept", **options)
+    assert report["resumed_at"] == 40
+
+
+OTHERS = {
+    "seed": 7,
+    "background": "white",
+    "max_gaussians": 900,
+    "densify_until_iter": 3,
+    "train_image_size": 64,
+    "coarse_to_fine": False,
+    "strategy": "mcmc",
+    "exposure": True,
+    "antialiased": True,
+    "sh_degree": 1,
+    "test_every": 5,
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("broken", [True, False])
+def test_other_options_begin_anew_and_say_so(scene, tmp_path, name, broken):
+    """Not the scene that the former options gave, whatever was done of it."""
+    first = {"iterations": 4, "max_gaussians": 1000}
+    if broken:
+        broken_at(2, scene, tmp_path / "a", tmp_path / "kept", **first)
+    else:
+        whole(scene, tmp_path / "a", tmp_path / "kept", **first)
+    lines = [
+        line
+        for progress in begin(scene, tmp_path / "b", tmp_path / "kept", **{**first, name: OTHERS[name]})
+        for line in progress.log_lines
+    ]
+    (said,) = (line for line in lines if "begins anew" in line)
+    assert name in said.replace("(", " ").replace(")", " ").replace(",", " ").split()
+    report = json.loads((tmp_path / "b" / "training_report.json").read_text())
+    assert report["resumed_at"] is None
+    assert report["settings"][name] == OTHERS[name]
+
+
+def test_a_longer_run_with_fewer_gaussians_than_there_are_begins_anew(tmp_path):
+    source = write_scene(tmp_path / "sfm", photos=3, points=150)
+    whole(source, tmp_path / "a", tmp_path / "kept", iterations=3)
+    report = whole(source, tmp_path / "b", tmp_path / "kept", iterations=6, max_gaussians=100)
+    assert report["resumed_at"] is None
+    assert report["gaussian_count"] <= 100
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(scene, tmp_path, monkeypatch):
+    """What is saved is the moment at which it was begun, however long writing takes."""
+    begun, go_on, saved = threading.Event(), threading.Event(), []
+
+    def slowly(content, path):
+        means = content["trainer"]["gaussians"]["means"]
+        before = means.clone()
+        begun.set()
+        assert go_on.wait(20)
+        saved.append((content["trainer"]["iteration"], torch.equal(means, before)))
+        path.write_bytes(b"written")
+
+    monkeypatch.setattr("services.trainer.checkpoint.torch.save", slowly)
+    for progress in begin(scene, tmp_path / "a", tmp_path / "kept", iterations=60):
+        if progress.training and progress.training.iteration == 30:
+            assert begun.is_set()
+            assert not saved
+            go_on.set()
+    assert saved[0] == (1, True)
+    assert saved[-1] == (60, True), "the last one is waited for"
+
+
+def test_a_killed_attempt_leaves_no_half_file(scene, tmp_path):
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (kept / ".checkpoint.pt.0123abcd").write_bytes(b"half")
+    whole(scene, tmp_path / "a", kept, iterations=10)
+    assert [path.name for path in kept.iterdir()] == ["checkpoint.pt"]
 
 
 def test_a_shorter_run_begins_anew(scene, tmp_path):

@@ -85,6 +85,49 @@ def test_at_the_end_of_the_ladder_it_fails(monkeypatch, scene, tmp_path, failure
     assert not (tmp_path / "out" / "training_report.json").exists()
 
 
+class CrampedView(SlowBackend):
+    """Trains, but has no memory to render a picture until it has given some back; or never."""
+
+    def __init__(self, failure: BaseException, helps: bool) -> None:
+        super().__init__()
+        self.failure, self.helps, self.releases = failure, helps, 0
+
+    def render(self, *arguments, **keywords):
+        if not (self.helps and self.releases):
+            raise self.failure
+        return super().render(*arguments, **keywords)
+
+    def release(self):
+        self.releases += 1
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_looking_at_the_scene_makes_room_for_itself(monkeypatch, tmp_path, failure):
+    source = write_scene(tmp_path / "sfm", photos=8, points=30)
+    backend = CrampedView(failure, helps=True)
+    _, report = run(monkeypatch, source, tmp_path / "out", backend, iterations=8)
+    assert backend.releases == 1
+    assert report["memory_ladder"] == [], "the training is as good as any"
+    assert report["test_psnr"] > 5
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_a_look_on_the_way_is_worth_less_than_the_training(monkeypatch, tmp_path, failure):
+    source = write_scene(tmp_path / "sfm", photos=8, points=30)
+    lines: list[str] = []
+    backend = CrampedView(failure, helps=False)
+    monkeypatch.setattr(stage, "choose_backend", lambda preference: ChosenBackend(backend, "cramped"))
+    (tmp_path / "out").mkdir()
+    with pytest.raises(SplatmillError) as caught:
+        for progress in stage.run(
+            source, tmp_path / "out", TrainingOptions(iterations=8), StageContext(tmp_path / "out")
+        ):
+            lines += progress.log_lines
+    assert caught.value.reason is Reason.OUT_OF_MEMORY, "nobody knows how good it is: not completed"
+    assert any("no room for a look" in line for line in lines)
+    assert any(line.startswith("iteration 8/8") for line in lines), "it was trained to the end"
+
+
 def test_another_error_is_none_of_its_business(monkeypatch, scene, tmp_path):
     with pytest.raises(RuntimeError, match="something else"):
         run(monkeypatch, scene, tmp_path / "out", Cramped(RuntimeError("something else"), 1), iterations=12)

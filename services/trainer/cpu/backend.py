@@ -113,6 +113,11 @@ class CpuBackend(TorchMoves):
     def synchronize(self) -> None:
         """See ``Backend.synchronize``; nothing runs behind the caller's back here."""
 
+    def release(self) -> None:
+        """See ``Backend.release``."""
+        self._scratch.clear()
+        self._gradients = None
+
     def _forward(
         self, gaussians: Gaussians, camera: Camera, sh_degree: int, background: Tensor, antialiased: bool
     ) -> NDArray[np.float32]:

@@ -128,6 +128,13 @@ class CudaBackend:
         """See ``Backend.synchronize``."""
         torch.cuda.synchronize(self.device)
 
+    def release(self) -> None:
+        """See ``Backend.release``."""
+        self._scratch.clear()
+        self._gradients, self._groups = None, None
+        self._capacity, self._total_ready = 0, None
+        torch.cuda.empty_cache()
+
     def _forward(
         self,
         gaussians: Gaussians,
