@@ -145,7 +145,7 @@ def _validated(model: type[ModelT], values: Mapping[str, Any]) -> ModelT:
         name = str(first["loc"][0]) if first["loc"] else ""
         raise SplatmillError(
             Reason.INVALID_OPTION,
-            f"{name} = {str(values.get(name))[:100]!r}: {first['msg']}.",
+            f"{name} = {str(values.get(name))[:100]!r}: {first['msg'].removeprefix('Value error, ')}.",
             _remedy(model, name),
             field=name,
         ) from error

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
 class StageOptions(BaseModel):
@@ -63,6 +63,13 @@ class Background(StrEnum):
     RANDOM = "random"
 
 
+def leaves_photos(test_every: int | None) -> int | None:
+    """Answers ``test_every``; raises ValueError when no photo would be left to train on."""
+    if test_every == 1:
+        raise ValueError("every photo would be held out and none left to train on")
+    return test_every
+
+
 class TrainingOptions(StageOptions):
     """Options of training."""
 
@@ -84,7 +91,10 @@ class TrainingOptions(StageOptions):
         None, ge=64, le=8192, description="Longest side of the photos trained on, in pixels."
     )
     test_every: int | None = Field(
-        None, ge=0, le=1000, description="Hold out every n-th photo for the quality figures; 0 for none."
+        None,
+        ge=0,
+        le=1000,
+        description="Hold out every n-th photo, 2 or more, for the quality figures; 0 for none.",
     )
     background: Background | None = Field(
         None, description="Behind the scene while training; random leaves nothing transparent."
@@ -97,6 +107,8 @@ class TrainingOptions(StageOptions):
         None, description="Learn each photo's exposure, so that changes of it are not part of the scene."
     )
     seed: int | None = Field(None, ge=0, le=2**63 - 1, description="Seed of every random choice.")
+
+    _leaves_photos = field_validator("test_every")(leaves_photos)
 
 
 class PostprocOptions(StageOptions):

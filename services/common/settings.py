@@ -63,8 +63,9 @@ def load_settings(model: type[SettingsT]) -> SettingsT:
         return model()
     except ValidationError as error:
         first = error.errors()[0]
+        why = first["msg"].removeprefix("Value error, ")
         name = f"SPLATMILL_{'_'.join(map(str, first['loc']))}".upper()
         raise SplatmillError(
-            Reason.INVALID_OPTION, f"{name} = {first['input']!r} cannot be used: {first['msg']}.",
+            Reason.INVALID_OPTION, f"{name} = {first['input']!r} cannot be used: {why}.",
             f"Change {name}, or unset it.", field=name,
         ) from error  # fmt: skip

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from services.common.options import Background, Preset, Strategy, TrainingOptions
 from services.trainer.settings import TrainerSettings
-from splatmill.errors import Reason, SplatmillError
 
 
 @dataclass(frozen=True)
@@ -75,9 +74,6 @@ def resolve(options: TrainingOptions, settings: TrainerSettings, device_type: st
 
     Returns:
         The run.
-
-    Raises:
-        SplatmillError: INVALID_OPTION when every photo would be held out.
     """
     on_cpu = device_type == "cpu"
     choices = (_CPU if on_cpu else _GPU)[options.preset or Preset.STANDARD]
@@ -92,14 +88,6 @@ def resolve(options: TrainingOptions, settings: TrainerSettings, device_type: st
     iterations = options.iterations or chosen("training_iterations", choices.iterations)
     max_gaussians = options.max_gaussians or chosen("max_gaussians", choices.max_gaussians)
     assert iterations is not None and max_gaussians is not None  # settings always have both
-    test_every = settings.test_every if options.test_every is None else options.test_every
-    if test_every == 1:
-        raise SplatmillError(
-            Reason.INVALID_OPTION,
-            "test_every 1 would hold out every photo and leave none to train on.",
-            "Give 2 or more, or 0 to hold out none.",
-            field="test_every",
-        )
     strategy = options.strategy or choices.strategy
     return TrainingConfig(
         iterations=iterations,
@@ -107,7 +95,7 @@ def resolve(options: TrainingOptions, settings: TrainerSettings, device_type: st
         sh_degree=settings.sh_degree if options.sh_degree is None else options.sh_degree,
         max_gaussians=max_gaussians,
         train_image_size=options.train_image_size or chosen("train_image_size", choices.image_size),
-        test_every=test_every,
+        test_every=settings.test_every if options.test_every is None else options.test_every,
         seed=settings.training_seed if options.seed is None else options.seed,
         coarse_to_fine=on_cpu if options.coarse_to_fine is None else options.coarse_to_fine,
         strategy=strategy,

@@ -22,9 +22,6 @@ def training_device(settings: TrainerSettings, metrics: Mapping[str, float]) -> 
     Args:
         settings: The service's, which presets build on.
         metrics: What ``services.trainer.calibration`` has measured.
-
-    Raises:
-        SplatmillError: INVALID_OPTION when the settings allow no training.
     """
     speed = DeviceSpeed.from_metrics(metrics)
     device = device_name(settings)

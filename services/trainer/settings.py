@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from services.common.options import leaves_photos
 from services.common.settings import ServiceSettings
 
 
@@ -41,3 +42,5 @@ class TrainerSettings(ServiceSettings):
     """Seed of every random choice."""
     trainer_device: Literal["auto", "cuda", "cpu"] = "auto"
     """``auto`` takes a GPU where there is one that works."""
+
+    _leaves_photos = field_validator("test_every")(leaves_photos)

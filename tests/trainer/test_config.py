@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from services.common import option_codec
 from services.common.options import TrainingOptions
+from services.common.settings import load_settings
 from services.trainer.config import resolve
 from services.trainer.settings import TrainerSettings
 from splatmill.errors import Reason, SplatmillError
+from splatmill.v1 import options_pb2
 
 
 def test_a_gpu_takes_the_settings():
@@ -60,7 +63,16 @@ def test_densification_ends_in_time():
     assert until(iterations=2000, densify_until_iter=0) == 0
 
 
-def test_holding_out_every_photo_is_refused():
-    with pytest.raises(SplatmillError) as caught:
-        resolve(TrainingOptions(test_every=1), TrainerSettings(), "cpu")
-    assert (caught.value.reason, caught.value.field) == (Reason.INVALID_OPTION, "test_every")
+def test_holding_out_every_photo_is_refused_where_it_is_said(monkeypatch):
+    for parse in (
+        lambda: option_codec.parse_form({"test_every": "1"}),
+        lambda: option_codec.check(options_pb2.JobOptions(training={"test_every": 1})),
+    ):
+        with pytest.raises(SplatmillError, match="every photo would be held out") as caught:
+            parse()
+        assert (caught.value.reason, caught.value.field) == (Reason.INVALID_OPTION, "test_every")
+        assert "2 or more" in caught.value.remedy
+    monkeypatch.setenv("SPLATMILL_TEST_EVERY", "1")
+    with pytest.raises(SplatmillError, match="every photo would be held out") as caught:
+        load_settings(TrainerSettings)
+    assert caught.value.field == "SPLATMILL_TEST_EVERY"
