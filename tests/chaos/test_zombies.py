@@ -14,7 +14,7 @@ from splatmill.sample import write_capture
 from splatmill.v1 import reconstruction_pb2 as pb
 from tests.chaos.test_chaos import check_events, check_files
 from tests.chaos.trouble import Part, Trouble, in_trouble
-from tests.e2e.conftest import stage_processes
+from tests.helpers.processes import stage_processes
 
 pytestmark = pytest.mark.e2e
 

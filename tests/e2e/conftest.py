@@ -98,17 +98,6 @@ def stop_suite(suite: Suite) -> int:
         raise
 
 
-def stage_processes(pid: int) -> list[int]:
-    """The children of a suite that run a stage."""
-    found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in map(int, (task / "children").read_text().split()):
-            if b"services.common.child" in Path(f"/proc/{child}/cmdline").read_bytes():
-                found.append(child)
-            found += stage_processes(child)
-    return found
-
-
 def listening(port: int) -> bool:
     """Whether something accepts connections on a port of this machine."""
     with socket.socket() as probe:

@@ -18,7 +18,8 @@ from plyfile import PlyData
 
 from splatmill import Client
 from splatmill.v1 import reconstruction_pb2 as pb
-from tests.e2e.conftest import Suite, listening, stage_processes, start_suite, stop_suite
+from tests.e2e.conftest import Suite, listening, start_suite, stop_suite
+from tests.helpers.processes import stage_processes
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
