@@ -15,6 +15,7 @@ import grpc
 import grpc.aio
 
 from splatmill._patience import Patience, is_break
+from splatmill._photo_names import PHOTO_SUFFIXES, is_mask
 from splatmill._status import Ending, from_rpc_error
 from splatmill.errors import Reason, SplatmillError
 from splatmill.v1 import reconstruction_pb2 as pb
@@ -26,7 +27,6 @@ PhotoSource = str | os.PathLike[str] | tuple[str, bytes]
 """A photo's path, a folder of photos, or a name with the file's bytes."""
 
 CHUNK_BYTES = 1 << 20
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
 _DISCARD_SECONDS = 5.0
 _TRIES_AFTER_LOCAL_END = 4
 # The server's own wishes to be asked again, besides a lost connection.
@@ -38,20 +38,26 @@ class UploadProgress:
     """How far an upload is."""
 
     bytes_sent: int
-    """Of all photos; falls when a break costs a photo that was under way."""
+    """Of all photos and masks; falls when a break costs a photo that was under way."""
     bytes_total: int
     photos_sent: int
-    """Photos sent to their end."""
+    """Photos sent to their end, masks not counted."""
     photos_total: int
+    """All photos, masks not counted."""
 
 
 @dataclass(frozen=True)
 class Photo:
-    """A photo to send."""
+    """A photo, or a photo's mask, to send."""
 
     name: str
     source: Path | bytes
     size: int
+
+    @property
+    def counts(self) -> int:
+        """Photos that it is: a mask is none."""
+        return 0 if is_mask(self.name) else 1
 
     async def chunks(self) -> AsyncIterator[pb.ImageChunk]:
         """Its pieces; the last one carries the hash."""
@@ -178,6 +184,7 @@ class Upload:
         self._patience = patience
         self._on_progress = on_progress
         self._total = sum(photo.size for photo in photos)
+        self._count = sum(photo.counts for photo in photos)
         self._stored = -1
 
     async def run(self) -> pb.Job:
@@ -274,17 +281,17 @@ class Upload:
         for photo in self._photos:
             known = stored.get(photo.name)
             if known is not None and known == await asyncio.to_thread(photo.sha256):
-                sent, photos = sent + photo.size, photos + 1
+                sent, photos = sent + photo.size, photos + photo.counts
                 self._tell(sent, photos)
                 continue
             async for chunk in photo.chunks():
                 await call.write(wrap(chunk))
-                sent, photos = sent + len(chunk.data), photos + chunk.last
+                sent, photos = sent + len(chunk.data), photos + chunk.last * photo.counts
                 self._tell(sent, photos)
 
     def _tell(self, sent: int, photos: int) -> None:
         if self._on_progress is not None:
-            self._on_progress(UploadProgress(sent, self._total, photos, len(self._photos)))
+            self._on_progress(UploadProgress(sent, self._total, photos, self._count))
 
     async def _discard(self, tries: int = 1) -> None:
         """Leaves no unfinished upload behind, if the server can be reached.

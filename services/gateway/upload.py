@@ -18,6 +18,7 @@ from aiohttp import BodyPartReader, MultipartReader, web
 
 from services.common.option_codec import parse_form
 from services.gateway.keys import REGISTRY
+from splatmill._photo_names import photo_stem
 from splatmill._status import Ending, from_rpc_error
 from splatmill.errors import Reason, SplatmillError
 from splatmill.v1 import reconstruction_pb2 as pb
@@ -152,13 +153,13 @@ class _Form:
             raise
 
     def _unique_name(self, filename: str) -> str:
-        """The plain file name; a second one of the same name gets a number."""
+        """The plain file name; a second one of the same name gets a number, a mask as its photo does."""
         plain = PurePosixPath(filename.replace("\\", "/")).name.strip() or "photo"
-        path = PurePosixPath(plain)
+        stem = photo_stem(plain)
         name, number = plain, 1
         while name.casefold() in self._names:
             number += 1
-            name = f"{path.stem}_{number}{path.suffix}"
+            name = f"{stem}_{number}{plain[len(stem) :]}"
         self._names.add(name.casefold())
         return name
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from sqlalchemy import func
 from sqlmodel import Session, col, delete, select
 
+from services.registry.lookups import OF_MASK
 from services.registry.models import Image, Job, StageTime, Task
 from splatmill.v1 import options_pb2, progress_pb2
 
@@ -50,7 +51,7 @@ class Workload:
 def workload(session: Session, job: Job) -> Workload:
     """What a job asks for."""
     query = select(func.count(), func.sum(col(Image.width) * col(Image.height) / 1e6))
-    photos, megapixels = session.exec(query.where(Image.job_id == job.job_id)).one()
+    photos, megapixels = session.exec(query.where(Image.job_id == job.job_id, ~OF_MASK)).one()
     training = options_pb2.JobOptions.FromString(job.options).training
     variant = variant_of(training)
     if training.HasField("iterations"):

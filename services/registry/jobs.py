@@ -16,7 +16,7 @@ from services.common.store import ArtifactStore
 from services.registry import artifacts, events, history, observations, quotas, retention
 from services.registry.history import STAGES, Estimator
 from services.registry.keys import EVERYONE, Caller
-from services.registry.lookups import ENDED, job_by_id, lock_line, tasks_of
+from services.registry.lookups import ENDED, count_photos, job_by_id, lock_line, tasks_of
 from services.registry.models import Artifact, ErrorLog, Event, Image, Job, Line, LogLine, Task
 from services.registry.notify import TASKS, announce
 from services.registry.settings import RegistrySettings
@@ -120,11 +120,11 @@ def submit(
     job = job_by_id(session, job_id, lock=True)
     if job.state != pb.JOB_STATE_UPLOADING:
         return job
-    images = session.exec(select(func.count()).where(Image.job_id == job_id)).one()
-    if images < settings.min_images:
+    photos = count_photos(session, job_id)
+    if photos < settings.min_images:
         raise SplatmillError(
             Reason.TOO_FEW_IMAGES,
-            f"A job needs at least {settings.min_images} photos; there are {images}.",
+            f"A job needs at least {settings.min_images} photos; there are {photos}.",
             "Add photos that overlap by two thirds or more; 20 to 60 make a good scene.", field="files",
         )  # fmt: skip
     merged = options_pb2.JobOptions.FromString(job.options)

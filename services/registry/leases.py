@@ -17,8 +17,8 @@ from sqlmodel.sql.expression import Select
 
 from services.common.store import ArtifactStore
 from services.registry import artifacts, events, history, observations, quotas, workers
-from services.registry.lookups import ENDED, job_by_id, lock_line, tasks_of
-from services.registry.models import ErrorLog, Image, Job, Line, Task
+from services.registry.lookups import ENDED, count_photos, job_by_id, lock_line, tasks_of
+from services.registry.models import ErrorLog, Job, Line, Task
 from services.registry.settings import RegistrySettings
 from splatmill._status import error_detail
 from splatmill.errors import Reason, SplatmillError
@@ -109,7 +109,6 @@ def _begin(session: Session, settings: RegistrySettings, task: Task, job: Job, n
 
 
 def _leased(session: Session, settings: RegistrySettings, task: Task, job: Job) -> task_pb2.LeasedTask:
-    images = session.exec(select(func.count()).where(Image.job_id == job.job_id)).one()
     leased = task_pb2.LeasedTask(
         job_id=job.job_id,
         stage=progress_pb2.Stage.ValueType(task.stage),
@@ -118,7 +117,7 @@ def _leased(session: Session, settings: RegistrySettings, task: Task, job: Job) 
         options=options_pb2.JobOptions.FromString(job.options),
         input_prefix=artifacts.input_prefix(job.job_id, task.stage),
         output_prefix=artifacts.output_prefix(job.job_id, task.stage, task.starts),
-        image_count=images,
+        image_count=count_photos(session, job.job_id),
         checkpoint_prefix=artifacts.checkpoint_prefix(job.job_id, task.stage),
         traceparent=job.trace,
     )

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import time
 
+from sqlalchemy import func
 from sqlmodel import Session, col, select
 
 from services.registry.keys import EVERYONE, Caller
-from services.registry.models import Job, Line, Task
+from services.registry.models import Image, Job, Line, Task
+from splatmill._photo_names import MASK_SUFFIX
 from splatmill.errors import Reason, SplatmillError
 from splatmill.v1 import reconstruction_pb2 as pb
 
 ENDED = (pb.JOB_STATE_COMPLETED, pb.JOB_STATE_FAILED, pb.JOB_STATE_CANCELLED)
+
+OF_MASK = col(Image.folded_name).endswith(MASK_SUFFIX)
+"""Whether an ``Image`` is a mask, and so no photo; as ``is_mask`` decides."""
 
 
 def job_by_id(session: Session, job_id: str, lock: bool = False, caller: Caller = EVERYONE) -> Job:
@@ -58,6 +63,11 @@ def job_by_key(session: Session, pub_key: str) -> Job:
 def is_shared(job: Job) -> bool:
     """Whether its share key opens the scene now."""
     return job.shared and (job.share_expires_at is None or job.share_expires_at > time.time())
+
+
+def count_photos(session: Session, job_id: str) -> int:
+    """A job's photos that are stored whole, masks not counted."""
+    return session.exec(select(func.count()).where(Image.job_id == job_id, ~OF_MASK)).one()
 
 
 def tasks_of(session: Session, job_id: str) -> list[Task]:

@@ -144,7 +144,7 @@ class LogLine(SQLModel, table=True):
 
 
 class Image(SQLModel, table=True):
-    """A photo that is stored whole."""
+    """A photo, or a photo's mask, that is stored whole."""
 
     __tablename__ = "image"
 

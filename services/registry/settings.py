@@ -19,9 +19,9 @@ class RegistrySettings(ServiceSettings):
     max_concurrent_jobs: int = 1
     """Most jobs in PROCESSING at once; 0 for no limit."""
     min_images: int = 3
-    """Fewest photos of a job."""
+    """Fewest photos of a job, masks not counted."""
     max_images: int = 200
-    """Most photos of a job."""
+    """Most photos of a job; as many masks may come with them."""
     max_image_bytes: int = 100 * 1024 * 1024
     """Largest photo in bytes."""
     max_image_pixels: int = 150_000_000

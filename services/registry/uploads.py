@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
+from collections.abc import Set as AbstractSet
 
-from sqlalchemy import func
 from sqlmodel import select
 
 from services.common.store import ArtifactStore, ArtifactWriter
@@ -16,6 +16,7 @@ from services.registry.lookups import job_by_id
 from services.registry.models import Image
 from services.registry.photo_check import check_name, check_photo
 from services.registry.settings import RegistrySettings
+from splatmill._photo_names import is_mask
 from splatmill.errors import Reason, SplatmillError
 from splatmill.v1 import reconstruction_pb2 as pb
 
@@ -93,11 +94,7 @@ class Upload:
         check_name(name)
         if self._names.get(name.casefold(), name) != name:
             raise _differs_by_case(name, self._names[name.casefold()])
-        if len(self._names.keys() | {name.casefold()}) > self._settings.max_images:
-            raise SplatmillError(
-                Reason.TOO_MANY_IMAGES, f"A job takes at most {self._settings.max_images} photos.",
-                "Choose the sharpest ones that together show everything.", field="files",
-            )  # fmt: skip
+        self._check_count(self._names.keys(), name)
         if self._store.free_bytes() < self._settings.min_free_bytes:
             raise SplatmillError(
                 Reason.STORAGE_FULL, "The server has no room for more photos.",
@@ -105,6 +102,22 @@ class Upload:
             )  # fmt: skip
         self._name, self._size, self._digest = name, 0, hashlib.sha256()
         self._writer = self._store.create(self._incoming_key)
+
+    def _check_count(self, folded_names: AbstractSet[str], name: str) -> None:
+        """Accepts a name beside others, as stored before or new."""
+        most = self._settings.max_images
+        masks = is_mask(name)
+        if sum(is_mask(other) == masks for other in folded_names | {name.casefold()}) <= most:
+            return
+        if masks:
+            raise SplatmillError(
+                Reason.TOO_MANY_IMAGES, f"A job takes at most {most} masks, one for each photo.",
+                "Send only the masks of the photos that you send.", field="files",
+            )  # fmt: skip
+        raise SplatmillError(
+            Reason.TOO_MANY_IMAGES, f"A job takes at most {most} photos.",
+            "Choose the sharpest ones that together show everything.", field="files",
+        )  # fmt: skip
 
     @property
     def _incoming_key(self) -> str:
@@ -138,21 +151,18 @@ class Upload:
                 raise SplatmillError(
                     Reason.JOB_STATE_CONFLICT, f"Job {self._job_id} takes no more photos.", "Make a new job."
                 )
-            count = session.exec(select(func.count()).where(Image.job_id == self._job_id)).one()
+            names = set(session.exec(select(Image.folded_name).where(Image.job_id == self._job_id)).all())
             folded = self._name.casefold()
             same = select(Image).where(Image.job_id == self._job_id, Image.folded_name == folded)
             known = session.exec(same).first()
             if known is not None and known.filename != self._name:
                 raise _differs_by_case(self._name, known.filename)
-            if known is None and count >= self._settings.max_images:
-                raise SplatmillError(
-                    Reason.TOO_MANY_IMAGES, f"A job takes at most {self._settings.max_images} photos."
-                )
+            self._check_count(names, self._name)
             quotas.check_room(session, job.owner, self._size - (known.size_bytes if known else 0))
             job.touched_at = time.time()
             session.add(job)
             session.merge(Image(
-                job_id=self._job_id, filename=self._name, folded_name=self._name.casefold(),
+                job_id=self._job_id, filename=self._name, folded_name=folded,
                 size_bytes=self._size, sha256=digest, width=width, height=height,
             ))  # fmt: skip
             self._store.move(key, artifacts.image_key(self._job_id, self._name))

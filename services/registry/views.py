@@ -11,7 +11,7 @@ from services.registry import events, history, workers
 from services.registry.history import Estimator
 from services.registry.keys import EVERYONE, Caller
 from services.registry.leases import LINE_ORDER, count_running
-from services.registry.lookups import is_shared, tasks_of
+from services.registry.lookups import count_photos, is_shared, tasks_of
 from services.registry.models import Image, Job, Task
 from splatmill.v1 import options_pb2, progress_pb2
 from splatmill.v1 import reconstruction_pb2 as pb
@@ -80,7 +80,7 @@ def job_message(session: Session, job: Job, with_log: bool = True, outlook: Outl
         state=pb.JobState.ValueType(job.state),
         title=job.title,
         options=options_pb2.JobOptions.FromString(job.options),
-        image_count=session.exec(select(func.count()).where(Image.job_id == job.job_id)).one(),
+        image_count=count_photos(session, job.job_id),
         queue_position=outlook.position(job),
         tasks=[task_message(task) for task in tasks],
         last_sequence=job.last_sequence,
@@ -167,7 +167,7 @@ def queue_message(session: Session, max_concurrent: int, caller: Caller = EVERYO
 
 
 def image_message(image: Image) -> pb.StoredImage:
-    """A photo that is stored whole."""
+    """A photo, or a mask, that is stored whole."""
     return pb.StoredImage(
         filename=image.filename,
         size_bytes=image.size_bytes,

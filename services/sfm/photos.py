@@ -12,10 +12,8 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from services.sfm.metadata import camera_key, without_place
+from splatmill._photo_names import MASK_SUFFIX, is_mask
 from splatmill.errors import Reason, SplatmillError
-
-MASK_SUFFIX = ".mask.png"
-"""Of a photo's mask: ``NAME.mask.png`` or ``NAME.jpg.mask.png`` beside ``NAME.jpg``."""
 
 _COUNTS = 128  # alpha, or grey of a mask, from which on a pixel counts
 _LEAST_PHOTOS = 3
@@ -134,13 +132,14 @@ def _too_few(files: int, photos: list[Photo], left_out: list[LeftOut]) -> Splatm
 
 def _without_masks(files: list[Path]) -> tuple[list[Path], dict[Path, Path], list[LeftOut]]:
     """The photos, the mask file of those that have one, and mask files without a photo."""
-    named = [path for path in files if path.name.lower().endswith(MASK_SUFFIX)]
+    named = [path for path in files if is_mask(path.name)]
     photos = [path for path in files if path not in named]
-    owners = {path.stem.lower(): path for path in photos} | {path.name.lower(): path for path in photos}
+    owners = {path.stem.casefold(): path for path in photos}
+    owners |= {path.name.casefold(): path for path in photos}
     mask_of: dict[Path, Path] = {}
     alone = []
     for path in named:
-        owner = owners.get(path.name.lower().removesuffix(MASK_SUFFIX))
+        owner = owners.get(path.name.casefold().removesuffix(MASK_SUFFIX))
         if owner is None:
             alone.append(LeftOut(path.name, "is a mask of no photo"))
         else:

@@ -30,6 +30,7 @@ from services.sfm.report import Attempt
 from services.sfm.settings import SfmSettings
 from services.sfm.undistort import undistort
 from services.sfm.upright import make_upright
+from splatmill._photo_names import is_mask
 from splatmill.errors import Reason, SplatmillError
 
 T = TypeVar("T")
@@ -106,7 +107,7 @@ class _Run:
                 "The input folder has no images/ folder.",
                 "Put the photos into images/.",
             )
-        total = sum(1 for _ in self._source.iterdir())
+        total = sum(not is_mask(path.name) for path in self._source.iterdir())
         self._folder.mkdir(parents=True)
         self._masks.mkdir()
         yield self._progress.at("prepare", 0, total, f"preparing {total} photos")

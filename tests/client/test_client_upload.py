@@ -32,6 +32,21 @@ async def test_photos_arrive_whole(client, service, photos):
     assert [each.photos_sent for each in seen] == [1, 2, 2, 2, 3]
 
 
+async def test_masks_are_sent_and_are_no_photos(client, service, tmp_path):
+    files = {"a.jpg": b"a" * 10, "a.mask.png": b"m", "b.jpg": b"b", "b.jpg.MASK.PNG": b"n"}
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    seen = []
+    await client.create_job(tmp_path, on_upload_progress=seen.append)
+    assert service.images == files
+    assert [(each.photos_sent, each.photos_total) for each in seen] == [(1, 2), (1, 2), (2, 2), (2, 2)]
+    assert seen[-1].bytes_sent == seen[-1].bytes_total == 13
+    service.job, service.breaks = None, [4]  # all has arrived, the answer has not
+    seen.clear()
+    await client.create_job(tmp_path, request_id="again", on_upload_progress=seen.append)
+    assert [each.photos_sent for each in seen[-4:]] == [1, 1, 2, 2]
+
+
 @pytest.mark.parametrize(
     "breaks, streams",
     [

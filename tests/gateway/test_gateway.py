@@ -171,6 +171,31 @@ async def test_names_with_folders_and_the_same_name_twice(edge):
     assert names == {"upload/images/IMG_1.jpg", "upload/images/IMG_1_2.jpg", "upload/images/img_1_3.JPG"}
 
 
+async def test_masks_of_photos_with_the_same_name_follow_them(edge):
+    form = aiohttp.FormData(quote_fields=False)
+    for folder in "abc":
+        for name in ("IMG.1.jpg", "IMG.1.mask.png", "IMG_2.jpg", "IMG_2.jpg.MASK.png"):
+            form.add_field("files", photo(), filename=f"{folder}/{name}")
+    async with edge.session.post(f"{edge.url}/recon/jobs", data=form) as answer:
+        assert answer.status == 200, await answer.text()
+        job_id = (await answer.json())["job_id"]
+    listed = await edge.get(f"/recon/jobs/{job_id}/artifacts")
+    names = {file["name"].removeprefix("upload/images/") for file in listed["artifacts"]}
+    assert names == {
+        *(
+            "IMG.1.jpg",
+            "IMG.1.mask.png",
+            "IMG.1_2.jpg",
+            "IMG.1_2.mask.png",
+            "IMG.1_3.jpg",
+            "IMG.1_3.mask.png",
+        ),
+        *("IMG_2.jpg", "IMG_2.jpg.MASK.png", "IMG_2_2.jpg", "IMG_2_2.jpg.MASK.png"),
+        *("IMG_2_3.jpg", "IMG_2_3.jpg.MASK.png"),
+    }
+    assert (await edge.get(f"/recon/jobs/{job_id}/status"))["image_count"] == 6
+
+
 async def test_a_client_that_goes_away_leaves_nothing(edge):
     async def body():
         head = '--x\r\nContent-Disposition: form-data; name="files"; filename="0.jpg"\r\n\r\n'

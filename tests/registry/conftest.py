@@ -107,13 +107,14 @@ class Bench:
 
 
 @contextlib.contextmanager
-def refused(reason: Reason) -> Iterator[None]:
-    """Expects a call to be refused with a typed error."""
+def refused(reason: Reason, message: str = "") -> Iterator[None]:
+    """Expects a call to be refused with a typed error, whose message has a text in it."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         yield
     error = from_rpc_error(caught.value)
     assert error.reason is reason, error
     assert error.message
+    assert message in error.message
 
 
 BOTH_DATABASES = pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)

@@ -16,12 +16,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from services.registry import history
+from services.registry.lookups import job_by_id
+from services.registry.uploads import Upload
 from splatmill._status import Ending, from_rpc_error
-from splatmill.errors import Reason
+from splatmill.errors import Reason, SplatmillError
 from splatmill.v1 import reconstruction_pb2 as pb
 from splatmill.v1 import reconstruction_pb2_grpc as rpc
 from tests.conftest import free_ports
-from tests.registry.conftest import Bench, chunks, photo, refused
+from tests.registry.conftest import BOTH_DATABASES, Bench, chunks, photo, refused
 
 
 def nothing_left(bench: Bench) -> bool:
@@ -80,6 +83,63 @@ async def test_counts_and_sizes(make_bench):
     with refused(Reason.BAD_FILENAME):
         await bench.create({"a.jpg": photo(), "A.JPG": photo(1)})
     assert nothing_left(bench)
+
+
+def mask() -> bytes:
+    return photo(size=(32, 32), kind="PNG")
+
+
+@BOTH_DATABASES
+async def test_masks_are_no_photos(bench):
+    photos = {f"{k}.jpg": photo(k) for k in range(3)} | {"mask.png": photo(3, kind="PNG")}
+    masks = {name: mask() for name in ("0.mask.png", "1.jpg.MASK.png", "Stra\u00dfe.mask.png", "0xmask.png")}
+    job = await bench.create(masks | photos)
+    assert job.image_count == 5, "0xmask.png is a photo"
+    listed = await bench.jobs.ListJobs(pb.ListJobsRequest())
+    assert [each.image_count for each in listed.jobs] == [5]
+    stored = await bench.jobs.ListArtifacts(pb.ListArtifactsRequest(job_id=job.job_id))
+    assert {f"upload/images/{name}" for name in photos | masks} <= {each.name for each in stored.artifacts}
+    load = await bench.registry.transact(lambda s: history.workload(s, job_by_id(s, job.job_id)))
+    assert load.photos == 5
+    assert load.megapixels == pytest.approx((4 * 64 * 48 + 32 * 32) / 1e6)
+    task = await bench.lease()
+    assert task.image_count == 5
+
+
+async def test_masks_do_not_count_towards_the_limits(make_bench):
+    bench = await make_bench(max_images=4)
+    photos = {f"{k}.jpg": photo(k) for k in range(4)}
+    masks = {f"{k}.mask.png": mask() for k in range(4)}
+    with refused(Reason.TOO_FEW_IMAGES):
+        await bench.create({"0.jpg": photo(), "1.jpg": photo(1)} | masks)
+    for extra, message in (("4.jpg", "at most 4 photos"), ("4.Mask.PNG", "at most 4 masks")):
+        with refused(Reason.TOO_MANY_IMAGES, message):
+            await bench.create(masks | photos | {extra: mask()})
+    assert nothing_left(bench)
+    assert (await bench.create(masks | photos)).image_count == 4
+
+
+async def test_another_replica_may_have_filled_the_job(make_bench):
+    bench = await make_bench(max_images=2)
+    names = [f"{k}{suffix}" for k in range(2) for suffix in (".jpg", ".mask.png")]
+    job_id = (await bench.create({}, hold=True)).job_id
+    registry = bench.registry
+
+    def upload() -> Upload:
+        return Upload(registry.database, registry.store, registry.settings, job_id)
+
+    def send(to: Upload, name: str) -> None:
+        for chunk in chunks(name, mask()):
+            to.feed(chunk)
+
+    late = upload()  # knows of none of the photos that come now
+    full = upload()
+    for name in names:
+        send(full, name)
+    send(late, "1.jpg")
+    for name, what in (("2.jpg", "photos"), ("2.mask.png", "masks")):
+        with pytest.raises(SplatmillError, match=f"at most 2 {what}"):
+            send(late, name)
 
 
 async def test_no_room(make_bench):

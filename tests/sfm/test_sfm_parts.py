@@ -109,7 +109,7 @@ def test_masks_come_from_alpha_and_from_files_beside(folders: tuple[Path, Path])
     clear.save(source / "both.webp", lossless=True, quality=0)
     Image.fromarray(top).save(source / "both.mask.png")
     picture(2).save(source / "plain.jpg")
-    Image.fromarray(top).resize((48, 32)).save(source / "PLAIN.jpg.mask.png")
+    Image.fromarray(top).resize((48, 32)).save(source / "PLAIN.jpg.MASK.png")
     turned = Image.Exif()
     turned[ExifTags.Base.Orientation] = 6
     picture(3, (64, 96)).save(source / "turned.jpg", exif=turned)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,14 @@ def photo(name: str, hue: int = 0) -> FilePayload:
     return {"name": name, "mimeType": "image/jpeg", "buffer": data.getvalue()}
 
 
+def mask(name: str, grey: int = 0) -> FilePayload:
+    data = io.BytesIO()
+    picture = Image.new("L", (320, 240), 255)
+    picture.paste(grey, (160, 0, 320, 240))
+    picture.save(data, "PNG")
+    return {"name": name, "mimeType": "image/png", "buffer": data.getvalue()}
+
+
 def photos(count: int) -> list[FilePayload]:
     return [photo(f"IMG_{i:03}.jpg", 20 * i % 255) for i in range(count)]
 
@@ -78,6 +87,14 @@ def drop(page: Page, files: list[FilePayload]) -> None:
     expect(page.locator("#veil")).to_be_visible()
     page.dispatch_event("body", "drop", {"dataTransfer": transfer})
     expect(page.locator("#veil")).to_be_hidden()
+
+
+def drop_path(page: Page, path: Path) -> None:
+    """Drops a file or folder of the disk, as the system's file manager does."""
+    session = page.context.new_cdp_session(page)
+    data = {"items": [], "files": [str(path)], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver", "drop"):
+        session.send("Input.dispatchDragEvent", {"type": kind, "x": 200, "y": 200, "data": data})
 
 
 def test_posts_fields_first_and_then_every_photo(gateway: FakeGateway, open_page: OpenPage) -> None:
@@ -176,6 +193,86 @@ def test_photos_of_two_folders_with_one_name_are_both_sent(gateway: FakeGateway,
     page.wait_for_url("**/jobs/up10aded")
     names = [name for _, name, _ in gateway.posts[0]["files"]]
     assert names == ["IMG_000.jpg", "IMG_001.jpg", "IMG_002.jpg", "IMG_000-2.jpg"]
+
+
+def test_masks_are_sent_but_are_no_photos(gateway: FakeGateway, open_page: OpenPage) -> None:
+    gateway.options = {"options": [], "limits": {"min_images": 3, "max_images": 3}}
+    gateway.set_job("up10aded", pub_key="up10adedke", status="PENDING", queue_position=1, tasks=[])
+    page = open_page("/")
+    expect(page.locator("[data-limit=max]")).to_have_text("3")
+    masks = [mask("IMG_000.mask.png"), mask("img_001.JPG.MASK.PNG", 1)]
+    page.set_input_files("#files", [masks[0], *photos(2)])
+    expect(page.locator("#tray-sum")).to_contain_text("2 photos, 1 mask,")
+    expect(page.locator("#check")).to_contain_text("Add 1 more")
+    expect(page.locator("#submit")).to_be_disabled()
+    page.set_input_files("#files", [*photos(3)[2:], masks[1]])
+    expect(page.locator("#tray-sum")).to_contain_text("3 photos, 2 masks,")
+    expect(page.locator(".thumb-kind")).to_have_text(["mask", "mask"])
+    expect(page.locator("#check")).to_have_text("")
+    expect(page.locator("#submit")).to_have_text("Make a scene from 3 photos")
+    page.click("#submit")
+    page.wait_for_url("**/jobs/up10aded")
+    assert [(name, data) for _, name, data in gateway.posts[0]["files"]] == [
+        *((file["name"], file["buffer"]) for file in photos(3)),
+        ("IMG_000.jpg.mask.png", masks[0]["buffer"]),
+        ("IMG_001.jpg.mask.png", masks[1]["buffer"]),
+    ]
+
+
+def test_masks_of_no_photo_are_left_out_and_said(gateway: FakeGateway, open_page: OpenPage) -> None:
+    gateway.set_job("up10aded", pub_key="up10adedke", status="PENDING", queue_position=1, tasks=[])
+    page = open_page("/")
+    check, kinds = page.locator("#check"), page.locator(".thumb-kind")
+    page.set_input_files("#files", [*photos(4), mask("IMG_003.mask.png"), mask("IMG_009.mask.png")])
+    expect(check).to_have_text("IMG_009.mask.png is left out: no photo is named IMG_009.")
+    expect(kinds).to_have_text(["mask", "left out"])
+    page.get_by_role("button", name="Remove IMG_003.jpg").click()
+    expect(check).to_have_text("2 masks are left out, such as IMG_003.mask.png: no photo is named IMG_003.")
+    page.get_by_role("button", name="Remove IMG_009.mask.png").click()
+    page.get_by_role("button", name="Remove IMG_003.mask.png").click()
+    expect(check).to_have_text("")
+    page.set_input_files("#files", [mask("IMG_001.mask.png"), mask("IMG_001.jpg.mask.png")])
+    expect(check).to_have_text("IMG_001.jpg.mask.png is left out: IMG_001.jpg has another mask.")
+    page.set_input_files("#files", [photo("IMG_000.jpg", 240)])
+    page.set_input_files("#files", [mask("IMG_000.mask.png")])
+    expect(check).to_have_text(
+        "2 masks are left out, such as IMG_001.jpg.mask.png: IMG_001.jpg has another mask."
+    )
+    page.get_by_role("button", name="Remove IMG_001.jpg.mask.png").click()
+    expect(check).to_have_text("IMG_000.mask.png is left out: several photos are named IMG_000.")
+    expect(page.locator("#submit")).to_be_enabled()
+    page.click("#submit")
+    page.wait_for_url("**/jobs/up10aded")
+    names = [name for _, name, _ in gateway.posts[0]["files"]]
+    assert names == [*(f"IMG_00{k}.jpg" for k in range(3)), "IMG_000-2.jpg", "IMG_001.jpg.mask.png"]
+
+
+@pytest.mark.parametrize("how", ["chosen", "dropped"])
+def test_masks_follow_the_photos_of_their_folder(
+    gateway: FakeGateway, open_page: OpenPage, tmp_path: Path, how: str
+) -> None:
+    """Cameras begin anew with their numbers in every folder."""
+    gateway.set_job("up10aded", pub_key="up10adedke", status="PENDING", queue_position=1, tasks=[])
+    for folder, hue in (("100", 0), ("101", 120)):
+        (tmp_path / folder).mkdir()
+        for file in (photo("IMG_1.jpg", hue), photo("IMG_2.jpg", hue + 60), mask("IMG_2.mask.png", hue)):
+            (tmp_path / folder / file["name"]).write_bytes(file["buffer"])
+            os.utime(tmp_path / folder / file["name"], (1, 1))  # as some archives have it
+    (tmp_path / "101" / "IMG_1.mask.png").write_bytes(mask("", 5)["buffer"])
+    page = open_page("/")
+    if how == "chosen":
+        page.set_input_files("#folder", tmp_path)
+    else:
+        drop_path(page, tmp_path)
+    expect(page.locator("#tray-sum")).to_contain_text("4 photos, 3 masks,")
+    expect(page.locator("#check")).to_have_text("")
+    page.click("#submit")
+    page.wait_for_url("**/jobs/up10aded")
+    sent = {name: data for _, name, data in gateway.posts[0]["files"]}
+    folder_of = {path.read_bytes(): path.parent.name for path in tmp_path.glob("*/*.*")}
+    assert len(sent) == len(folder_of) == 7
+    for name, data in sent.items():
+        assert folder_of[data] == folder_of[sent[name.removesuffix(".mask.png")]], name
 
 
 def test_a_refusal_shows_reason_and_remedy_and_keeps_the_photos(

@@ -50,9 +50,7 @@ class Display(ABC):
 
     def upload(self, progress: UploadProgress) -> None:
         """After a chunk of an upload."""
-        fraction = progress.bytes_sent / max(1, progress.bytes_total)
-        if progress.photos_sent == progress.photos_total:
-            fraction = 1.0
+        fraction = progress.bytes_sent / progress.bytes_total if progress.bytes_total else 1.0
         note = f"{progress.photos_sent}/{progress.photos_total} photos, {progress.bytes_sent / 1e6:.1f} MB"
         self.bar("upload", fraction, note)
 

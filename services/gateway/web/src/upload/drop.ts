@@ -2,6 +2,15 @@
 
 type Entry = FileSystemEntry;
 
+/** Where dropped files lay: they do not say it themselves, as those of a chosen folder do. */
+const paths = new WeakMap<File, string>();
+
+/** The folder that a file was chosen or dropped with; empty for one without. */
+export function folderOf(file: File): string {
+  const path = paths.get(file) ?? file.webkitRelativePath;
+  return path.slice(0, Math.max(0, path.lastIndexOf("/")));
+}
+
 /** All files of a drop, folders opened; hidden files are left out. */
 export async function filesOf(transfer: DataTransfer): Promise<File[]> {
   // Entries must be taken before the first await: the list is emptied when the event ends.
@@ -18,7 +27,9 @@ export async function filesOf(transfer: DataTransfer): Promise<File[]> {
 async function collect(entry: Entry, into: File[]): Promise<void> {
   if (entry.name.startsWith(".")) return;
   if (entry.isFile) {
-    into.push(await fileOf(entry as FileSystemFileEntry));
+    const file = await fileOf(entry as FileSystemFileEntry);
+    paths.set(file, entry.fullPath);
+    into.push(file);
   } else if (entry.isDirectory) {
     const reader = (entry as FileSystemDirectoryEntry).createReader();
     const children: Entry[] = [];

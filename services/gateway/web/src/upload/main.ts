@@ -10,7 +10,7 @@ import { startBoard } from "./board";
 import { carriesFiles, filesOf } from "./drop";
 import { chosenOptions, fillOptions } from "./options";
 import { chosenPreset, fillPresets, showEstimates } from "./presets";
-import { type Limits, Selection, type Skipped } from "./selection";
+import { type Limits, type Picture, Selection, type Skipped, tally } from "./selection";
 import { Thumbs } from "./thumbs";
 import { Aborted, keepAwake, type Sent, upload } from "./transfer";
 
@@ -25,8 +25,8 @@ const optionBox = byId("options");
 const art = startArt(byId<HTMLCanvasElement>("art"));
 const thumbs = new Thumbs(
   byId("thumbs"),
-  (photo) => {
-    selection.remove(photo.id);
+  (picture) => {
+    selection.remove(picture.id);
     refresh();
   },
   refresh,
@@ -35,24 +35,40 @@ let running: { abort: () => void } | null = null;
 
 /** Shows the selection as it is now. */
 function refresh(): void {
-  const total = selection.photos.length;
+  const { pictures, photos } = selection;
+  const total = pictures.length;
   const obstacle = selection.obstacle(limits);
+  const { sent, lost } = selection.outcome();
   document.body.classList.toggle("has-photos", total > 0);
   show(byId("tray"), total > 0);
   show(byId("tips"), total === 0);
-  setText(byId("tray-sum"), `${plural(total, "photo")}, ${bytes(selection.bytes)}`);
-  setText(byId("check"), running || total === 0 ? "" : (obstacle ?? ""));
+  setText(byId("tray-sum"), `${tally(pictures)}, ${bytes(bytesOf(sent))}`);
+  setText(byId("check"), running || total === 0 ? "" : (obstacle ?? lossText(lost)));
   submit.disabled = obstacle !== null;
-  setText(submit, total > 0 ? `Make a scene from ${plural(total, "photo")}` : "Start");
+  setText(submit, photos.length > 0 ? `Make a scene from ${plural(photos.length, "photo")}` : "Start");
+  thumbs.markLost(lost);
   show(submit, running === null);
   show(byId("abort"), running !== null);
   byId("tray").classList.toggle("is-sending", running !== null);
   byId("tray").toggleAttribute("data-busy", running !== null);
 }
 
-function notice(duplicates: number, skipped: Skipped[]): void {
+function bytesOf(files: { file: File }[]): number {
+  return files.reduce((sum, { file }) => sum + file.size, 0);
+}
+
+/** Says of masks that no photo can be found for that they are left out. */
+function lossText(lost: Map<Picture, string>): string {
+  const [first] = lost;
+  if (!first) return "";
+  const [{ name }, why] = first;
+  if (lost.size === 1) return `${name} is left out: ${why}.`;
+  return `${plural(lost.size, "mask")} are left out, such as ${name}: ${why}.`;
+}
+
+function notice(duplicates: File[], skipped: Skipped[]): void {
   const lines: string[] = [];
-  if (duplicates > 0) lines.push(`${plural(duplicates, "photo")} had been added already.`);
+  if (duplicates.length > 0) lines.push(`${tally(duplicates)} had been added already.`);
   for (const { name, why } of skipped.slice(0, 3)) lines.push(`${name} was left out: ${why}.`);
   if (skipped.length > 3) lines.push(`${count(skipped.length - 3)} more files were left out.`);
   byId("notices").replaceChildren(...lines.map((line) => h("li", {}, line)));
@@ -60,13 +76,13 @@ function notice(duplicates: number, skipped: Skipped[]): void {
 
 function addFiles(files: Iterable<File>): void {
   if (running) return;
-  const first = selection.photos.length === 0;
+  const first = selection.pictures.length === 0;
   const { added, duplicates, skipped } = selection.add(files, limits);
-  for (const photo of added) thumbs.add(photo);
+  for (const picture of added) thumbs.add(picture);
   showError(byId("upload-error"), null);
   refresh();
   notice(duplicates, skipped);
-  if (selection.photos.length === 0 && skipped.length > 0) {
+  if (selection.pictures.length === 0 && skipped.length > 0) {
     show(byId("tray"), true);
     setText(byId("tray-sum"), "None of these can be used");
   }
@@ -100,7 +116,7 @@ function formData(): FormData {
   const title = byId<HTMLInputElement>("title").value.trim();
   if (title) data.append("title", title);
   for (const [name, value] of [...chosenPreset(), ...chosenOptions(optionBox)]) data.append(name, value);
-  for (const photo of selection.photos) data.append("files", photo.file, photo.name);
+  for (const { file, name } of selection.outcome().sent) data.append("files", file, name);
   return data;
 }
 
@@ -118,7 +134,7 @@ async function send(): Promise<void> {
   const release = await keepAwake();
   const transfer = upload(formData(), onSent);
   running = transfer;
-  onSent({ bytes: 0, total: selection.bytes, bytesPerSecond: null });
+  onSent({ bytes: 0, total: bytesOf(selection.outcome().sent), bytesPerSecond: null });
   show(byId("transfer"), true);
   refresh();
   try {
@@ -157,7 +173,7 @@ function wirePickers(): void {
   byId("clear").addEventListener("click", () => {
     selection.clear();
     thumbs.clear();
-    notice(0, []);
+    notice([], []);
     refresh();
     byId("pick").focus();
   });
