@@ -109,8 +109,13 @@ class Checkpoints:
         if others:
             names = ", ".join(others)
             return f"the checkpoint of step {step} had other options ({names}): training begins anew"
-        trainer.restore(saved["trainer"])
-        self._record.restore(saved["record"])
+        try:
+            trainer.restore(saved["trainer"])
+            self._record.restore(saved["record"])
+        except Exception:
+            # A mistake of ours; it must not fail the next attempt as well.
+            (self._folder / _NAME).unlink(missing_ok=True)
+            raise
         self._record.resumed_at = trainer.iteration
         return f"going on from the checkpoint of step {step}"
 

@@ -87,8 +87,8 @@ class AdaptiveDensity:
                 self.max_gaussians, self.generator,
             )  # fmt: skip
             self._statistics = self._fresh()
-        elif schedule.prunes(step):
-            prune(state, self._useless(step))
+        elif schedule.prunes(step) and prune(state, self._useless(step)):
+            self._statistics = self._fresh()  # of as many as there are now: a longer run goes on from here
         if schedule.resets_opacity(step):
             reset_opacity(state, self.limits.reset_opacity)
 

@@ -21,7 +21,7 @@ from splatmill.errors import Reason, SplatmillError
 from tests.helpers.processes import stage_processes
 from tests.helpers.true_scene import write_true_scene
 
-STEPS = 600
+STEPS = {"cpu": 600, "cuda": 6000}  # some seconds
 CUDA = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
 
@@ -47,32 +47,38 @@ def straight(scene, device, tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPLATMILL_TRAINER_DEVICE", device)
         target = tmp_path_factory.mktemp(device)
-        asyncio.run(to_the_end(scene, target, None))
+        asyncio.run(to_the_end(scene, target, None, STEPS[device]))
     return target
 
 
-def training(scene: Path, target: Path, kept: Path | None) -> AsyncIterator[Progress | StageResult]:
+def training(
+    scene: Path, target: Path, kept: Path | None, steps: int
+) -> AsyncIterator[Progress | StageResult]:
     target.mkdir(exist_ok=True)
     return run_in_child(
         "trainer", "services.trainer.stage:run", scene, target,
-        TrainingOptions(iterations=STEPS, max_gaussians=3000, coarse_to_fine=False),
+        TrainingOptions(iterations=steps, max_gaussians=3000, coarse_to_fine=False),
         StageContext(target, checkpoint_dir=kept), TrainerSettings(),
     )  # fmt: skip
 
 
-async def to_the_end(scene: Path, target: Path, kept: Path | None) -> dict:
-    async with contextlib.aclosing(training(scene, target, kept)) as run:
+async def to_the_end(scene: Path, target: Path, kept: Path | None, steps: int) -> dict:
+    async with contextlib.aclosing(training(scene, target, kept, steps)) as run:
         async for message in run:
             last = message
     assert isinstance(last, StageResult)
     return report_of(target)
 
 
-async def until(step: int, run: AsyncIterator[Progress | StageResult], kept: Path) -> int:
-    """Reads on until that step is done and a checkpoint lies there; answers which it is."""
+async def until(step: int, run: AsyncIterator[Progress | StageResult], kept: Path | None = None) -> int:
+    """Reads on until that step is done, and a checkpoint lies in ``kept``; answers which step it is."""
     async for message in run:
         assert not isinstance(message, StageResult), "it ended before it was broken off"
-        if message.training and message.training.iteration >= step and (kept / "checkpoint.pt").exists():
+        if (
+            message.training
+            and message.training.iteration >= step
+            and (not kept or (kept / "checkpoint.pt").exists())
+        ):
             return message.training.iteration
     raise AssertionError("it ended before it was broken off")
 
@@ -88,37 +94,44 @@ def same_scene(first: Path, second: Path, device: str) -> None:
     assert after["test_psnr"] == pytest.approx(before["test_psnr"], abs=0.3)
     assert after["test_ssim"] == pytest.approx(before["test_ssim"], abs=0.01)
     if device == "cpu":
-        name = f"point_cloud/iteration_{STEPS}/point_cloud.ply"
+        name = f"point_cloud/iteration_{STEPS[device]}/point_cloud.ply"
         assert (first / name).read_bytes() == (second / name).read_bytes()
 
 
 async def test_killed_in_the_middle(scene, straight, tmp_path, device):
-    kept = tmp_path / "kept"
-    async with contextlib.aclosing(training(scene, tmp_path / "first", kept)) as run:
-        await until(STEPS // 4, run, kept)
+    kept, steps = tmp_path / "kept", STEPS[device]
+    async with contextlib.aclosing(training(scene, tmp_path / "first", kept, steps)) as run:
+        await until(steps // 4, run, kept)
         (child,) = stage_processes(os.getpid())
         os.kill(child, signal.SIGKILL)
         with pytest.raises(SplatmillError) as caught:
             async for _ in run:
                 pass
     assert (caught.value.reason, caught.value.retryable) == (Reason.STAGE_CRASHED, True)
-    report = await to_the_end(scene, tmp_path / "second", kept)  # as a replica does
-    assert 0 < report["resumed_at"] < STEPS
-    assert report["iterations"] == STEPS
+    report = await to_the_end(scene, tmp_path / "second", kept, steps)  # as a replica does
+    assert 0 < report["resumed_at"] < steps
+    assert report["iterations"] == steps
     same_scene(straight, tmp_path / "second", device)
 
 
-async def test_told_to_end_in_the_middle(scene, straight, tmp_path, device, monkeypatch):
+@pytest.mark.parametrize("share", [0.25, 0.9])
+async def test_told_to_end_in_the_middle(scene, straight, tmp_path, device, monkeypatch, share):
     """SIGTERM: not a step is lost, though the last checkpoint is old."""
     monkeypatch.setenv("SPLATMILL_CHECKPOINT_SECONDS", "1e9")
-    kept = tmp_path / "kept"
-    run = training(scene, tmp_path / "first", kept)
-    async for message in run:
-        if isinstance(message, Progress) and message.training and message.training.iteration >= STEPS // 4:
-            seen = message.training.iteration
-            break
+    kept, steps = tmp_path / "kept", STEPS[device]
+    run = training(scene, tmp_path / "first", kept, steps)
+    seen = await until(int(share * steps), run)
     await run.aclose()  # what a worker does that is to end: SIGTERM, and time to save
     assert not stage_processes(os.getpid())
-    report = await to_the_end(scene, tmp_path / "second", kept)
+    report = await to_the_end(scene, tmp_path / "second", kept, steps)
     assert report["resumed_at"] >= seen
     same_scene(straight, tmp_path / "second", device)
+
+
+async def test_a_finished_training_is_extended(scene, tmp_path, device):
+    kept, steps = tmp_path / "kept", STEPS[device]
+    short = await to_the_end(scene, tmp_path / "short", kept, steps)
+    longer = await to_the_end(scene, tmp_path / "long", kept, steps + steps // 2)
+    assert longer["resumed_at"] == steps
+    assert longer["iterations"] == steps + steps // 2
+    assert longer["test_psnr"] > short["test_psnr"] - 0.1
