@@ -131,4 +131,4 @@ class GsplatTrainer:
         }  # fmt: skip
         if self.config.strategy is Strategy.MCMC:
             return MCMCStrategy(cap_max=self.config.max_gaussians, **when)
-        return DefaultStrategy(reset_every=schedule.opacity_reset_every, **when)
+        return DefaultStrategy(**when)  # resets opacities every 3,000 steps

@@ -36,8 +36,6 @@ class DensityLimits:
     """Opacity below which a Gaussian is removed."""
     prune_share: float = 0.1
     """Of the extent: standard deviation above which a Gaussian is removed, when asked."""
-    reset_opacity: float = 0.01
-    """What a reset lowers opacities to."""
 
 
 @dataclass
@@ -254,14 +252,6 @@ def rotation_matrices(quats: Tensor) -> Tensor:
         torch.stack((2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)), -1),
     )
     return torch.stack(rows, -2)
-
-
-def reset_opacity(state: TrainingState, opacity: float) -> None:
-    """Lowers every opacity to at most ``opacity`` and forgets the moments of opacities."""
-    ceiling = math.log(opacity / (1 - opacity))
-    state.gaussians.opacity_logits.clamp_(max=ceiling)
-    state.first_moments.opacity_logits.zero_()
-    state.second_moments.opacity_logits.zero_()
 
 
 def drawable(gaussians: Gaussians) -> Tensor:

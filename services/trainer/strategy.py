@@ -16,7 +16,6 @@ from services.trainer.density import (
     TrainingState,
     densify,
     prune,
-    reset_opacity,
     useless,
 )
 from services.trainer.markov_moves import MarkovMoves
@@ -49,9 +48,10 @@ class GaussianControl(Protocol):
 
 @dataclass
 class AdaptiveDensity:
-    """The reference's density control: clone, split, prune, and lower opacities now and then.
+    """The reference's density control: clone, split and prune.
 
-    Besides, long runs have a penalty on the mean opacity, which the reference has not.
+    The reference lowers all opacities every 3,000 steps, so that Gaussians that no photo needs stay
+    transparent. Here long runs have a small penalty on the mean opacity instead, at every step.
     """
 
     state: TrainingState
@@ -89,8 +89,6 @@ class AdaptiveDensity:
             self._statistics = self._fresh()
         elif schedule.prunes(step) and prune(state, self._useless(step)):
             self._statistics = self._fresh()  # of as many as there are now: a longer run goes on from here
-        if schedule.resets_opacity(step):
-            reset_opacity(state, self.limits.reset_opacity)
 
     def checkpoint(self) -> dict[str, Any]:
         """See GaussianControl."""

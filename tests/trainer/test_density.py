@@ -17,7 +17,6 @@ from services.trainer.density import (
     densify,
     drawable,
     prune,
-    reset_opacity,
     split_parts,
     useless,
 )
@@ -199,18 +198,6 @@ def test_gradients_that_are_no_numbers_grow_nothing():
     gradients = torch.full((5,), float("nan"))
     densify(state, gradients, torch.zeros(5, dtype=torch.bool), LIMITS, EXTENT, 100, torch.Generator())
     assert state.gaussians.count == 5
-
-
-def test_opacity_reset():
-    state = state_of(50)
-    before = torch.sigmoid(state.gaussians.opacity_logits.double())
-    others = rows(state.first_moments).clone()
-    reset_opacity(state, 0.01)
-    after = torch.sigmoid(state.gaussians.opacity_logits.double())
-    assert after.tolist() == pytest.approx([min(0.01, float(value)) for value in before], rel=1e-5)
-    assert not state.first_moments.opacity_logits.any()
-    assert not state.second_moments.opacity_logits.any()
-    assert (rows(state.first_moments) != others).sum() == 50
 
 
 def test_drawable():
