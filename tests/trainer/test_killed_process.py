@@ -90,7 +90,7 @@ def report_of(target: Path) -> dict:
 def same_scene(first: Path, second: Path, device: str) -> None:
     """Within 0.3 dB; on a CPU, where every sum has its order, to the bit."""
     before, after = report_of(first), report_of(second)
-    assert before["test_psnr"] > 26, "something was learned"
+    assert before["test_psnr"] > 24, "something was learned"
     assert after["test_psnr"] == pytest.approx(before["test_psnr"], abs=0.3)
     assert after["test_ssim"] == pytest.approx(before["test_ssim"], abs=0.01)
     if device == "cpu":
