@@ -23,7 +23,7 @@ import torch
 from services.common.options import TrainingOptions
 from services.common.splat_cloud import write_ply
 from services.trainer.backends import choose_backend
-from services.trainer.config import TrainingConfig, resolve
+from services.trainer.config import TrainingConfig, limited_by_photos, resolve
 from services.trainer.dataset import Dataset, DatasetLoader
 from services.trainer.evaluate import evaluate, mean_psnr
 from services.trainer.settings import TrainerSettings
@@ -41,7 +41,9 @@ def main() -> None:
     loader = DatasetLoader(arguments.scene, config)
     for _ in loader.load():
         pass
-    trainer = make_trainer(arguments.backend, backend, loader.dataset(), config)
+    dataset = loader.dataset()
+    config = limited_by_photos(config, len(dataset.train))
+    trainer = make_trainer(arguments.backend, backend, dataset, config)
     warm_up(trainer)
     seconds = train(trainer, arguments.curve)
     qualities = evaluate(trainer, trainer.dataset.test)

@@ -74,7 +74,7 @@ class TrainingOptions(StageOptions):
     """Options of training."""
 
     preset: Preset | None = Field(
-        None, description="draft: see whether the photos work; high: three times the steps of standard."
+        None, description="draft: see whether the photos work; high: more steps, finer detail."
     )
     strategy: Strategy | None = Field(
         None, description="default: clone, split and prune; mcmc: always use max_gaussians well."
@@ -141,7 +141,7 @@ DEFAULTS = {
     "antialiased": "false",
     "exposure": "false",
     "iterations": "10000 on a GPU, 2500 without",
-    "densify_until_iter": "half of the iterations",
+    "densify_until_iter": "5000 on a GPU; half of the iterations without, and in shorter runs; with mcmc 5/6",
     "sh_degree": "3",
     "max_gaussians": "3000000 on a GPU, 40000 without",
     "train_image_size": "as sfm left them on a GPU, 640 without",

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 
 from services.common.options import Strategy
-from services.trainer.config import TrainingConfig, held_out_rows
+from services.trainer.config import TrainingConfig, held_out_rows, limited_by_photos
 from services.trainer.footprint import PHOTO_SHARE, affordable_gaussians, photos_bytes, scene_bytes
 from services.trainer.schedule import Schedule, plan
 
@@ -86,7 +86,9 @@ class Expectation:
 
 
 def fitted(config: TrainingConfig, speed: DeviceSpeed, capture: Capture) -> TrainingConfig:
-    """The run with no more Gaussians than memory has room for."""
+    """The run with no more Gaussians than photos are good for and memory has room for."""
+    held_out = len(held_out_rows(capture.photos, config.test_every))
+    config = limited_by_photos(config, capture.photos - held_out)
     if not speed.free_bytes:
         return config
     width, height = picture_size(config, capture)

@@ -20,7 +20,7 @@ from services.common.splat_cloud import write_ply
 from services.common.stage import GpuMemory, Progress, StageContext, StageResult, StageRun, TrainingFigures
 from services.trainer.backends import choose_backend
 from services.trainer.checkpoint import Checkpoints, fingerprint
-from services.trainer.config import TrainingConfig, resolve
+from services.trainer.config import TrainingConfig, limited_by_photos, resolve
 from services.trainer.dataset import Dataset, DatasetLoader
 from services.trainer.density import drawable
 from services.trainer.evaluate import evaluate, mean_psnr
@@ -149,13 +149,17 @@ def _run(
 def _fitting(
     config: TrainingConfig, dataset: Dataset, device: torch.device
 ) -> tuple[TrainingConfig, list[str]]:
-    """The run with as many Gaussians as memory has room for, and a line when that is fewer."""
+    """The run with as many Gaussians as photos and memory allow, and a line for each that has them fewer."""
+    lines, asked = [], config.max_gaussians
+    config = limited_by_photos(config, len(dataset.train))
+    if config.max_gaussians < asked:
+        lines.append(f"{len(dataset.train)} photos are good for {config.max_gaussians} Gaussians")
     free = free_bytes(device)
     most = affordable_gaussians(free, largest_picture(dataset)) if free is not None else config.max_gaussians
-    if most >= config.max_gaussians:
-        return config, []
-    line = f"memory has room for {most} Gaussians, not for {config.max_gaussians}"
-    return replace(config, max_gaussians=most), [line]
+    if most < config.max_gaussians:
+        lines.append(f"memory has room for {most} Gaussians, not for {config.max_gaussians}")
+        config = replace(config, max_gaussians=most)
+    return config, lines
 
 
 @contextlib.contextmanager

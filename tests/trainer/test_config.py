@@ -7,7 +7,7 @@ import pytest
 from services.common import option_codec
 from services.common.options import TrainingOptions
 from services.common.settings import load_settings
-from services.trainer.config import resolve
+from services.trainer.config import limited_by_photos, resolve
 from services.trainer.settings import TrainerSettings
 from splatmill.errors import Reason, SplatmillError
 from splatmill.v1 import options_pb2
@@ -51,6 +51,16 @@ def test_options_win(monkeypatch):
         assert (config.iterations, config.densify_until_iter, config.sh_degree) == (50, 20, 0)
         assert (config.max_gaussians, config.train_image_size) == (500, 100)
         assert (config.test_every, config.seed) == (0, 3)
+
+
+def test_the_high_preset_has_what_its_photos_are_good_for():
+    run = resolve(TrainingOptions(preset="high"), TrainerSettings(), "cuda")
+    most = [limited_by_photos(run, photos).max_gaussians for photos in (3, 14, 15, 100, 200)]
+    assert most == [100_000, 100_000, 105_000, 700_000, 1_000_000]
+    asked = resolve(TrainingOptions(preset="high", max_gaussians=2_000_000), TrainerSettings(), "cuda")
+    assert limited_by_photos(asked, 3).max_gaussians == 2_000_000
+    usual = resolve(TrainingOptions(), TrainerSettings(), "cuda")
+    assert limited_by_photos(usual, 3) == usual
 
 
 def test_densification_ends_in_time():

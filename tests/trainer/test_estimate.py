@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from services.common.options import TrainingOptions
-from services.trainer.config import TrainingConfig, resolve
+from services.trainer.config import TrainingConfig, limited_by_photos, resolve
 from services.trainer.estimate import Capture, DeviceSpeed, expect, fitted, picture_size, stretches
 from services.trainer.schedule import plan
 from services.trainer.settings import TrainerSettings
@@ -52,7 +52,7 @@ def test_parts_of_a_run_are_all_of_it():
 
 def test_mcmc_grows_to_its_cap_and_the_default_as_far_as_it_does():
     mcmc, default = config("cuda", preset="high"), config("cuda")
-    assert expect(mcmc, H100, FOX).gaussians == mcmc.max_gaussians
+    assert expect(mcmc, H100, FOX).gaussians == fitted(mcmc, H100, FOX).max_gaussians == 43 * 7000
     assert expect(default, H100, FOX).gaussians == pytest.approx(220_300, rel=0.35)  # measured
 
 
@@ -91,7 +91,8 @@ def test_little_memory_is_room_for_few():
     run = config("cuda", preset="high")
     assert fitted(run, small, FOX).max_gaussians < run.max_gaussians
     assert expect(run, small, FOX).memory_bytes < 2 * GIB
-    assert fitted(run, replace(H100, free_bytes=0.0), FOX) == run  # where nobody tells, all is tried
+    limited = limited_by_photos(run, 43)
+    assert fitted(run, replace(H100, free_bytes=0.0), FOX) == limited  # where nobody tells, all is tried
 
 
 def test_many_photos_are_not_all_in_memory():
