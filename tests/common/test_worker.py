@@ -232,8 +232,10 @@ async def test_sigterm_gives_the_task_back_and_ends_the_stage(bench):
     script = f"""
 import sys
 sys.path.insert(0, {str(HERE)!r})
+from services.common import child_process
 from services.common.stage_service import main
 from fake_registry import service_spec
+child_process.TERMINATE_SECONDS = 0.5  # the stage of this test ignores SIGTERM
 main(service_spec("endless"))
 """
     environment = {
@@ -248,7 +250,7 @@ main(service_spec("endless"))
         await bench.tasks.until("heartbeat")
         await asyncio.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    assert await asyncio.wait_for(process.wait(), 10) == 0
+    assert await asyncio.wait_for(process.wait(), 20) == 0
     assert bench.tasks.calls[-1][0] == "release"
     assert not bench.output.exists()
     pids = [int(pid) for pid in bench.tasks.lines[0].split()]
