@@ -31,7 +31,8 @@ def adam_update(
     """
     total = parameters.shape[0]
     for thread in prange(threads):
-        for i in range(total * thread // threads, total * (thread + 1) // threads):
+        # Unsigned, or numba asks of every index whether it counts from the end, and no vector is used.
+        for i in range(np.uint64(total * thread // threads), np.uint64(total * (thread + 1) // threads)):
             g = gradients[i]
             m = beta1 * first[i] + (_ONE - beta1) * g
             v = beta2 * second[i] + (_ONE - beta2) * g * g

@@ -159,11 +159,11 @@ class CpuBackend(TorchMoves):
         order, spare_order = (self._buffer(name, (count,), np.int32) for name in ("order", "spare_order"))
         keys, spare_keys = (self._buffer(name, (count,), np.uint32) for name in ("keys", "spare_keys"))
         total = sort_by_depth(depths, counts, keys, order, spare_keys, spare_order)
-        tile_ids, positions = (self._buffer(name, (pairs,), np.int32) for name in ("tile_ids", "positions"))
+        tile_ids, slots = (self._buffer(name, (pairs,), np.int32) for name in ("tile_ids", "slots"))
         list_tiles(records, half_heights, counts, offsets, tiles_x, tiles_y, tile_ids, self._threads)
         ranges = self._buffer("ranges", (tiles_x * tiles_y + 1,), np.int32)
         lists = self._buffer("lists", (pairs,), np.int32)
-        fill_lists(spare_order, total, counts, offsets, tile_ids, ranges, lists, positions)
+        fill_lists(spare_order, total, counts, offsets, tile_ids, ranges, lists, slots)
         return ranges, lists
 
     def _loss(
@@ -204,7 +204,8 @@ class CpuBackend(TorchMoves):
         pair_gradients = self._buffer("pair_gradients", (pairs, 9))
         ranges = self._buffer("ranges", (self._tiles[0] * self._tiles[1] + 1,), np.int32)
         rasterize_backward(
-            records, half_heights, ranges, self._buffer("lists", (pairs,), np.int32), self._tiles[0],
+            records, half_heights, ranges, self._buffer("lists", (pairs,), np.int32),
+            self._buffer("slots", (pairs,), np.int32), self._tiles[0],
             camera.width, camera.height, picture, slope,
             self._buffer("state", (self._threads, STATE_FLOATS)), pair_gradients,
         )  # fmt: skip
@@ -212,7 +213,7 @@ class CpuBackend(TorchMoves):
         project_backward(
             _packed(camera), _array(gaussians.means), _array(gaussians.log_scales), _array(gaussians.quats),
             _array(gaussians.sh_rest), sh_degree, records, counts, offsets,
-            self._buffer("positions", (pairs,), np.int32), pair_gradients,
+            self._buffer("tile_ids", (pairs,), np.int32), pair_gradients,
             self._full_opacities(count, antialiased),
             *(_array(tensor) for _, tensor in gradients.items()), norms, self._threads,
         )  # fmt: skip

@@ -45,7 +45,7 @@ def sort_by_depth(depths, counts, keys, order, spare_keys, spare_order):
 
 
 @njit(cache=True)
-def fill_lists(order, total, counts, offsets, tile_ids, ranges, lists, positions):
+def fill_lists(order, total, counts, offsets, tile_ids, ranges, lists, slots):
     """Writes each tile's list by walking the Gaussians from near to far.
 
     Args:
@@ -56,7 +56,7 @@ def fill_lists(order, total, counts, offsets, tile_ids, ranges, lists, positions
         tile_ids: [pairs] tiles, -1 for none.
         ranges: [tiles + 1] int32, written: where each tile's list begins.
         lists: [pairs] int32, written: Gaussians.
-        positions: [pairs] int32, written: where each pair of ``tile_ids`` stands in ``lists``.
+        slots: [pairs] int32, written: where each pair of ``lists`` stands in ``tile_ids``.
     """
     ranges[:] = 0
     for tile in tile_ids:
@@ -70,9 +70,8 @@ def fill_lists(order, total, counts, offsets, tile_ids, ranges, lists, positions
         for at in range(offsets[i], offsets[i] + counts[i]):
             tile = tile_ids[at]
             if tile < 0:
-                positions[at] = -1
                 continue
             place = cursors[tile]
             cursors[tile] += 1
             lists[place] = i
-            positions[at] = place
+            slots[place] = at

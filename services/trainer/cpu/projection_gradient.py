@@ -127,7 +127,7 @@ def project_backward(
     records,
     counts,
     offsets,
-    positions,
+    tile_ids,
     pair_gradients,
     full_opacities,
     d_means,
@@ -150,8 +150,8 @@ def project_backward(
         degree: In use.
         records: [N, 10] of the forward pass.
         counts: [N] pairs of each Gaussian.
-        offsets: [N] where its pairs stand in ``positions``.
-        positions: [pairs] where they stand in ``pair_gradients``; -1 for none.
+        offsets: [N] where its pairs stand in what follows.
+        tile_ids: [pairs] their tiles; -1 for none, which has no gradient.
         pair_gradients: [pairs, 9].
         full_opacities: [N] of the forward pass where it was antialiased, else None.
         d_means: [N, 3], written, as are all that follow.
@@ -183,10 +183,9 @@ def project_backward(
                 continue
             g[:] = ZERO
             for k in range(offsets[i], offsets[i] + counts[i]):
-                if positions[k] >= 0:
-                    pair = pair_gradients[positions[k]]
+                if tile_ids[k] >= 0:
                     for j in range(9):
-                        g[j] += pair[j]
+                        g[j] += pair_gradients[k, j]
             _, sx, sy, clamped_x, clamped_y, norm = view(
                 camera, means[i], log_scales[i], quats[i], cam, rotation, scale, factor, jw
             )

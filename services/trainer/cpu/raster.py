@@ -71,22 +71,27 @@ def rasterize_forward(
 
 @njit(parallel=True, cache=True, fastmath=True)
 def rasterize_backward(
-    records, half_heights, ranges, lists, tiles_x, width, height, picture, gradient, scratch, pair_gradients
-):
+    records, half_heights, ranges, lists, slots, tiles_x, width, height, picture, gradient, scratch,
+    pair_gradients,
+):  # fmt: skip
     """The gradient of ``rasterize_forward`` by the records, front to back.
+
+    Each Gaussian's pairs end up next to each other: scattered writes wait for nobody, where
+    ``project_backward`` would wait for every scattered read.
 
     Args:
         records: As there.
         half_heights: As there.
         ranges: As there.
         lists: As there.
+        slots: [pairs] int32, where the gradient of each entry of ``lists`` goes.
         tiles_x: As there.
         width: As there.
         height: As there.
         picture: [3, height, width] float32, what it wrote.
         gradient: [3, height, width] float32, d loss / d picture.
         scratch: [threads, STATE_FLOATS] float32, 64-byte aligned.
-        pair_gradients: [pairs, 9] float32, written: one record for each entry of ``lists``.
+        pair_gradients: [pairs, 9] float32, written.
     """
     threads = scratch.shape[0]
     tiles = ranges.shape[0] - 1
@@ -115,6 +120,7 @@ def rasterize_backward(
                 differentiate_rows(
                     address, first, last, g[0] - np.float32(left + 0.5), g[1] - np.float32(top + 0.5),
                     np.float32(0.5) * g[2], g[3], np.float32(0.5) * g[4], g[5], g[9], g[6], g[7], g[8],
-                    pair_gradients[at].ctypes.data,
+                    pair_gradients[slots[at]].ctypes.data,
                 )  # fmt: skip
-            pair_gradients[done : ranges[tile + 1]] = 0.0
+            for at in range(done, ranges[tile + 1]):
+                pair_gradients[slots[at]] = 0.0
