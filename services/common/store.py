@@ -165,8 +165,7 @@ class LocalStore:
         """See ArtifactStore."""
         base = self.path(prefix)
         found: list[tuple[str, int]] = []
-        for path in base.rglob("*"):
-            # A file may go away while the folder is read.
+        for path in _files_below(base):
             with contextlib.suppress(FileNotFoundError):
                 if path.is_file() and not path.name.startswith(_PARTIAL):
                     found.append((path.relative_to(base).as_posix(), path.stat().st_size))
@@ -212,8 +211,9 @@ class LocalStore:
                 Reason.INPUT_NOT_FOUND, f"There is nothing below {prefix!r} in {self.root}.",
                 "Does this worker use the same data folder as the registry? See SPLATMILL_DATA_DIR.",
             )  # fmt: skip
-        for partial in folder.rglob(f"{_PARTIAL}*"):
-            partial.unlink(missing_ok=True)
+        for path in _files_below(folder):
+            if path.name.startswith(_PARTIAL):
+                path.unlink(missing_ok=True)
         return folder
 
     def prepare_output(self, prefix: str, scratch: Path) -> Path:
@@ -301,6 +301,12 @@ def _is_plain(key: str) -> bool:
         and all(len(name) <= _MAX_NAME_BYTES for name in names)
         and len(key) <= _MAX_KEY_LENGTH
     )
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Files at any depth. Others may remove some meanwhile, and whole folders: which ``rglob`` minds."""
+    for base, _, names in os.walk(folder):
+        yield from (Path(base, name) for name in names)
 
 
 def _sync_folder(folder: Path) -> None:

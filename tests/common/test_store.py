@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import shutil
 import threading
 
 import pytest
@@ -117,6 +119,24 @@ class _FullFile:
 
     def close(self) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_folder_that_goes_away_while_it_is_read(store, tmp_path, monkeypatch):
+    """The registry removes what an upload has come by while a worker takes the photos."""
+    put(store, "upload/images/1.jpg", b"1")
+    put(store, "upload/incoming/2.jpg", b"2")
+    scandir = os.scandir
+
+    def goes_away(path):
+        if str(path).endswith("incoming"):
+            shutil.rmtree(path, ignore_errors=True)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", goes_away)
+    assert store.list("upload") == [("images/1.jpg", 1)]
+    put(store, "upload/incoming/2.jpg", b"2")
+    assert (store.checkout("upload", tmp_path) / "images/1.jpg").exists()
+    assert not (store.root / "upload/incoming").exists()
 
 
 def test_a_full_disk_is_said_and_leaves_nothing(store):
