@@ -23,6 +23,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from splatmill._transport import Tls, open_channel
 
 STOP_SECONDS = 26.0  # a worker ends its stage (child_process.TERMINATE_SECONDS), then gives the task back
+REGISTRY_STOP_SECONDS = 5.0
 START_SECONDS = 60.0
 MAX_BACKOFF_SECONDS = 30.0
 _PR_SET_PDEATHSIG = 1
@@ -110,6 +111,29 @@ class _Child:
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
 
+async def _end(children: list[_Child], seconds: float) -> bool:
+    """Tells services to end; answers whether all have within the time."""
+    _signal(children, signal.SIGTERM)
+    waits = [child.process.wait() for child in children if child.process is not None]
+    try:
+        await asyncio.wait_for(asyncio.gather(*waits), seconds)
+    except TimeoutError:
+        return False
+    return True
+
+
+def _signal(children: list[_Child], number: int) -> None:
+    """Signals services; SIGKILL goes to their whole process groups."""
+    for child in children:
+        if child.process is None:
+            continue
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if number == signal.SIGKILL:
+                os.killpg(child.process.pid, number)
+            elif child.process.returncode is None:
+                child.process.send_signal(number)
+
+
 class Supervisor:
     """Starts, watches and stops the services."""
 
@@ -148,7 +172,7 @@ class Supervisor:
             self._say("stopping (Ctrl-C again to kill)")
             self._stopping.set()
         else:
-            self._signal_all(signal.SIGKILL)
+            _signal(self._children, signal.SIGKILL)
 
     async def _keep_running(self, child: _Child) -> None:
         """Starts a service, and again whenever it ends without being told to."""
@@ -194,25 +218,13 @@ class Supervisor:
         self._say(f"ready: open {base_url()}")
 
     async def _stop(self) -> None:
-        self._signal_all(signal.SIGTERM)
-        waits = [child.process.wait() for child in self._children if child.process is not None]
-        try:
-            await asyncio.wait_for(asyncio.gather(*waits), STOP_SECONDS)
-        except TimeoutError:
+        """Ends the registry last: until then workers give their tasks back."""
+        registry, *others = self._children
+        in_time = [await _end(others, STOP_SECONDS), await _end([registry], REGISTRY_STOP_SECONDS)]
+        if not all(in_time):
             self._say("some services did not stop in time and are killed")
-        self._signal_all(signal.SIGKILL)
+        _signal(self._children, signal.SIGKILL)
         await asyncio.gather(*(child.process.wait() for child in self._children if child.process is not None))
-
-    def _signal_all(self, number: int) -> None:
-        """Signals services; SIGKILL goes to their whole process groups."""
-        for child in self._children:
-            if child.process is None:
-                continue
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                if number == signal.SIGKILL:
-                    os.killpg(child.process.pid, number)
-                elif child.process.returncode is None:
-                    child.process.send_signal(number)
 
     def _say(self, text: str) -> None:
         self._line("splatmill", text, 1)

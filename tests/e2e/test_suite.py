@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -218,13 +220,40 @@ def test_sceaux_as_the_readme_says(suite, real_photos):
     assert sfm["metrics"]["registered_images"] == 11
 
 
-def test_ctrl_c_leaves_nothing(tmp_path):
-    suite = start_suite(tmp_path / "data", tmp_path / "log")
-    children = Path(f"/proc/{suite.process.pid}/task/{suite.process.pid}/children").read_text().split()
-    assert len(children) >= 5
-    assert stop_suite(suite) == 0
+def test_ctrl_c_leaves_nothing_and_a_job_goes_on_at_the_next_start(tmp_path, capture):
+    with started(tmp_path / "data", tmp_path / "first.log") as suite:
+        children = Path(f"/proc/{suite.process.pid}/task/{suite.process.pid}/children").read_text().split()
+        assert len(children) >= 5
+        job = submit(suite, sorted(capture.glob("*.jpg")), *SMALL)["job_id"]
+        begins(suite, job)
+        assert stop_suite(suite) == 0
     assert not any(listening(port) for port in suite.ports)
     assert not any(Path(f"/proc/{child}").exists() for child in children)
+    with started(tmp_path / "data", tmp_path / "second.log") as suite:
+        begins(suite, job)  # long before the lease would have run out
+        assert suite.get(f"/recon/jobs/{job}/status")["tasks"][0]["attempt"] == 1
+
+
+@contextlib.contextmanager
+def started(data_dir: Path, log: Path) -> Iterator[Suite]:
+    """A suite of one's own, which ends with the block at the latest."""
+    suite = start_suite(data_dir, log)
+    try:
+        yield suite
+    finally:
+        if suite.process.poll() is None:
+            stop_suite(suite)
+
+
+def begins(suite: Suite, job: str) -> None:
+    """Waits until a stage of the job runs."""
+    deadline = time.monotonic() + 20
+    while not (
+        stage_processes(suite.process.pid)
+        and suite.get(f"/recon/jobs/{job}/status")["tasks"][0]["state"] == "LEASED"
+    ):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_two_suites_cannot_share_a_port(suite):

@@ -24,7 +24,7 @@ from splatmill.cli.suite import require_services
 from splatmill.sample import CAMERAS_FILE, write_capture
 
 _START_SECONDS = 90.0
-_STOP_SECONDS = 30.0
+_STOP_SECONDS = 35.0
 _LOG_NAME = "suite.log"
 
 
