@@ -45,6 +45,7 @@ def job_json(job: pb.Job, base_url: str) -> dict[str, Any]:
         "log_tail": list(job.log_tail),
         "gaussian_count": job.gaussian_count if completed else None,
         "viewer_url": f"{base_url}/v/{job.pub_key}" if completed else None,
+        "has_scene": job.has_scene,
         "processing_time_seconds": _seconds_between(job) if completed else None,
         "error": error,
         "error_message": f"{error['message']} {error['remedy']}".strip() if error is not None else None,

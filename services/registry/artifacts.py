@@ -18,7 +18,8 @@ from splatmill.v1 import progress_pb2, task_pb2
 from splatmill.v1 import reconstruction_pb2 as pb
 
 LOG_NAME = "logs/process.log"
-PUBLIC = ("cloud.ply", "point_cloud.ply", "scene.splat", "scene.splat44", "scene.spz")
+SCENE = "scene.spz"
+PUBLIC = ("cloud.ply", "point_cloud.ply", "scene.splat", "scene.splat44", SCENE)
 
 _STAGE_NAME = {
     progress_pb2.STAGE_SFM: "sfm",
@@ -131,20 +132,15 @@ def _was_moved(store: ArtifactStore, key: str, file: task_pb2.OutputFile) -> boo
     return digest.digest() == file.sha256
 
 
-def forget(session: Session, store: ArtifactStore, job_id: str, from_stage: int) -> None:
-    """Removes what a stage and all behind it have published."""
-    rows = session.exec(
-        select(Artifact).where(Artifact.job_id == job_id, col(Artifact.stage) >= from_stage)
-    ).all()
-    for row in rows:
-        store.delete_prefix(f"{job_prefix(job_id)}/{row.name}")
-        session.delete(row)
-
-
 def delete_rows(session: Session, job_id: str) -> None:
     """Removes the rows of a job's files."""
     session.exec(delete(Artifact).where(col(Artifact.job_id) == job_id))
     session.exec(delete(Image).where(col(Image.job_id) == job_id))
+
+
+def has_scene(session: Session, job_id: str) -> bool:
+    """Whether a scene is published, of this run or of one before."""
+    return session.get(Artifact, (job_id, SCENE)) is not None
 
 
 def public_artifacts(session: Session, job: Job) -> list[pb.Artifact]:

@@ -103,7 +103,7 @@ class Registry:
 
     async def retry(self, request: pb.RetryJobRequest) -> Job:
         """Queues an ended job again."""
-        return await self.transact(lambda session: jobs.retry(session, self.store, request))
+        return await self.transact(lambda session: jobs.retry(session, request))
 
     async def remove(self, job_id: str) -> None:
         """Deletes a job and its files; a worker at it loses its lease and drops its output."""

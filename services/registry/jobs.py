@@ -12,8 +12,7 @@ from sqlalchemy import func
 from sqlmodel import Session, col, delete, select
 
 from services.common import option_codec
-from services.common.store import ArtifactStore
-from services.registry import artifacts, events, history, observations, quotas, retention
+from services.registry import events, history, observations, quotas, retention
 from services.registry.history import STAGES, Estimator
 from services.registry.keys import EVERYONE, Caller
 from services.registry.lookups import ENDED, count_photos, job_by_id, lock_line, tasks_of
@@ -188,8 +187,10 @@ def cancel(session: Session, job_id: str) -> Job:
     return job
 
 
-def retry(session: Session, store: ArtifactStore, request: pb.RetryJobRequest) -> Job:
+def retry(session: Session, request: pb.RetryJobRequest) -> Job:
     """Queues an ended job again from a stage, with other options where given.
+
+    What it has published stays until the stages that run again publish in its place.
 
     Raises:
         SplatmillError: JOB_NOT_FOUND, JOB_STATE_CONFLICT, INVALID_OPTION, QUOTA_EXCEEDED.
@@ -221,7 +222,6 @@ def retry(session: Session, store: ArtifactStore, request: pb.RetryJobRequest) -
             task.lease_token = task.lease_expires_at = task.progress = task.result = None
             task.started_at = task.finished_at = None
             events.set_task_state(session, job, task, pb.TASK_STATE_BLOCKED)
-    artifacts.forget(session, store, job.job_id, stage)
     session.flush()
     enqueue(session, line, job, stage)
     return job

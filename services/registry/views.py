@@ -7,7 +7,7 @@ from functools import cached_property
 from sqlalchemy import func
 from sqlmodel import Session, col, select
 
-from services.registry import events, history, workers
+from services.registry import artifacts, events, history, workers
 from services.registry.history import Estimator
 from services.registry.keys import EVERYONE, Caller
 from services.registry.leases import LINE_ORDER, count_running
@@ -86,6 +86,7 @@ def job_message(session: Session, job: Job, with_log: bool = True, outlook: Outl
         last_sequence=job.last_sequence,
         priority=-job.rank,
         shared=is_shared(job),
+        has_scene=artifacts.has_scene(session, job.job_id),
         expected_seconds=job.expected_seconds,
     )
     for name in ("created_at", "submitted_at", "started_at", "finished_at"):

@@ -246,7 +246,8 @@ async def test_retrying_from_a_stage_keeps_what_came_before(bench):
     request = pb.RetryJobRequest(job_id=job.job_id, from_stage=progress_pb2.STAGE_POSTPROC, options=options)
     again = (await bench.jobs.RetryJob(request)).job
     assert again.state == pb.JOB_STATE_PENDING
-    assert not (bench.data / f"jobs/{job.job_id}/scene.splat").exists()
+    assert again.has_scene
+    assert (bench.data / f"jobs/{job.job_id}/scene.splat").read_bytes() != b"new"
     assert (bench.data / f"jobs/{job.job_id}/output/point_cloud/iteration_30/point_cloud.ply").exists()
     task = await bench.lease()
     assert task.stage == progress_pb2.STAGE_POSTPROC
@@ -255,6 +256,23 @@ async def test_retrying_from_a_stage_keeps_what_came_before(bench):
     assert (await bench.get(job.job_id)).state == pb.JOB_STATE_COMPLETED
     events = await watch(bench, job.job_id)
     assert [event.sequence for event in events] == list(range(1, len(events) + 1))
+
+
+async def test_a_retry_that_fails_loses_no_scene(bench):
+    job = await bench.create()
+    assert not (await bench.get(job.job_id)).has_scene
+    await bench.run_to_end(job.job_id)
+    before = (await bench.jobs.GetScene(pb.GetSceneRequest(pub_key=job.pub_key))).artifacts
+    request = pb.RetryJobRequest(job_id=job.job_id, from_stage=progress_pb2.STAGE_TRAIN)
+    await bench.jobs.RetryJob(request)
+    assert not await fail(bench, await bench.lease(), retryable=False)
+    scene = await bench.jobs.GetScene(pb.GetSceneRequest(pub_key=job.pub_key))
+    assert (scene.job.state, scene.job.has_scene) == (pb.JOB_STATE_FAILED, True)
+    assert scene.artifacts == before
+    data = b"".join([part.data async for part in bench.jobs.DownloadArtifact(
+        pb.DownloadArtifactRequest(pub_key=job.pub_key, name="scene.spz")
+    )])  # fmt: skip
+    assert data == b"z"
 
 
 async def test_retrying_too_early(bench):

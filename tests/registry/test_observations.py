@@ -82,7 +82,7 @@ async def test_lines_of_the_registry_say_which_job(bench, monkeypatch):
     """Also those of its threads."""
     said = []
 
-    def broken(_session, _store, _request):
+    def broken(*_):
         said.append(current())
         raise ValueError("broken")
 

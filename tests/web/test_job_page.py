@@ -176,6 +176,21 @@ def test_a_failure_shows_what_to_do_and_can_be_tried_again(gateway: FakeGateway,
     assert gateway.last_event_ids == [None, "2"]
 
 
+def test_a_job_made_anew_keeps_its_scene_in_sight(gateway: FakeGateway, open_page: OpenPage) -> None:
+    pending(gateway)
+    page = open_page(f"/jobs/{JOB}")
+    earlier = page.locator("#earlier")
+    expect(page.locator("#now")).to_have_text("Number 2 in the queue")
+    expect(earlier).to_be_hidden()
+    gateway.set_job(JOB, has_scene=True)
+    gateway.push(JOB, "queue", {"position": 1})
+    expect(earlier).to_contain_text("stays until the new one is done", timeout=10_000)
+    expect(earlier.get_by_role("link")).to_have_attribute("href", f"/v/{KEY}")
+    gateway.set_job(JOB, status="FAILED", error_message="No.", tasks=tasks(sfm="FAILED"))
+    gateway.push(JOB, "job", {"old_state": "PROCESSING", "new_state": "FAILED", "error": None})
+    expect(earlier).to_contain_text("is still there")
+
+
 def test_a_broken_stream_resumes_where_it_was(gateway: FakeGateway, open_page: OpenPage) -> None:
     pending(gateway)
     gateway.set_job(JOB, status="PROCESSING", stage="train", tasks=tasks(sfm="SUCCEEDED", train="LEASED"))

@@ -301,6 +301,14 @@ def test_a_link_opened_too_early_waits_and_then_loads(gateway: FakeGateway, open
     assert_letter_upright(picture(page))
 
 
+def test_a_scene_that_is_made_anew_is_shown_until_then(gateway: FakeGateway, open_page: OpenPage) -> None:
+    add_box(gateway)
+    gateway.scenes[KEY] |= {"status": "PROCESSING", "stage": "train", "gaussian_count": None}
+    page = open_page(f"/v/{KEY}", viewport=VIEWPORT)
+    assert_letter_upright(picture(page))
+    expect(page.locator("#count")).to_contain_text("a new scene is in the making")
+
+
 def test_without_webgl2_it_says_so(gateway: FakeGateway, open_page: OpenPage) -> None:
     add_box(gateway)
     page = open_page(f"/v/{KEY}", script=NO_WEBGL2)

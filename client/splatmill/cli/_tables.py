@@ -28,6 +28,8 @@ def print_job(job: pb.Job) -> None:
             rows.append(("left", duration(job.eta_seconds)))
     if job.state == pb.JOB_STATE_COMPLETED:
         rows += [("Gaussians", f"{job.gaussian_count:,}"), ("viewer", viewer_url(job.pub_key))]
+    elif job.has_scene:
+        rows.append(("scene before", viewer_url(job.pub_key)))
     for name, value in rows:
         if value:
             click.echo(f"{name:<15} {value}")

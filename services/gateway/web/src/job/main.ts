@@ -114,7 +114,16 @@ function jobIsGone(): void {
   poll(false);
   document.body.dataset.status = "GONE";
   setText(byId("job-title"), "No such job");
-  for (const id of ["progress", "training", "log-card", "result", "failure", "badge", "link-state"])
+  for (const id of [
+    "progress",
+    "training",
+    "log-card",
+    "result",
+    "failure",
+    "earlier",
+    "badge",
+    "link-state",
+  ])
     show(byId(id), false);
   for (const id of ["cancel", "retry", "delete"]) show(byId(id), false);
 }

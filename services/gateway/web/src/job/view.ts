@@ -72,6 +72,20 @@ function failure(info: JobInfo): void {
   setText(byId("failure-reason"), info.error?.reason ?? "");
 }
 
+/** A job that is made anew keeps the scene it had. */
+function earlier(info: JobInfo): void {
+  const there = Boolean(info.has_scene) && info.status !== "COMPLETED";
+  show(byId("earlier"), there);
+  if (!there) return;
+  byId<HTMLAnchorElement>("earlier-link").href = `/v/${encodeURIComponent(info.pub_key)}`;
+  setText(
+    byId("earlier-text"),
+    hasEnded(info.status)
+      ? "The scene made before is still there."
+      : "The scene made before stays until the new one is done.",
+  );
+}
+
 /** Time left, counted down since it was told. */
 export function showTimeLeft(model: JobModel): void {
   const info = model.info;
@@ -169,6 +183,7 @@ export function render(model: JobModel): void {
   document.body.dataset.status = info.status;
   head(info);
   failure(info);
+  earlier(info);
   overall(info);
   showTimeLeft(model);
   stepper.update(info, model.tasks());

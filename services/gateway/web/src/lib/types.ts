@@ -55,6 +55,8 @@ export interface JobInfo {
   queue_position?: Maybe<number>;
   gaussian_count?: Maybe<number>;
   viewer_url?: Maybe<string>;
+  /** There is a scene to look at: that of an earlier run, until there is a new one. */
+  has_scene?: Maybe<boolean>;
   processing_time_seconds?: Maybe<number>;
   error_message?: Maybe<string>;
   error?: Maybe<ErrorInfo>;

@@ -59,7 +59,9 @@ async function find(): Promise<void> {
   const title = scene.title || "Scene";
   setText(byId("scene-title"), title);
   document.title = `${title} · Splatmill`;
-  if (scene.status === "COMPLETED") await open(scene);
+  // A job that is made anew keeps the scene it had until there is a new one.
+  const there = showable(scene.artifacts ?? [], wish).length > 0;
+  if (there || scene.status === "COMPLETED") await open(scene);
   else if (scene.status === "FAILED" || scene.status === "CANCELLED") {
     const what =
       scene.status === "FAILED"
@@ -143,7 +145,8 @@ async function showFile(scene: Scene, file: SceneFile, files: SceneFile[]): Prom
   });
   const loaded = await stage.load(data, file.type);
   const expected = scene.gaussian_count ?? 0;
-  setText(byId("count"), `${count(loaded)} splats`);
+  const anew = scene.status === "PENDING" || scene.status === "PROCESSING";
+  setText(byId("count"), `${count(loaded)} splats${anew ? " · a new scene is in the making" : ""}`);
   fillDownloads(byId("downloads"), scene.artifacts ?? []);
   if (loaded === 0) throw new Truncated(0, file.artifact.size_bytes);
   if (loaded < expected) {
