@@ -48,6 +48,7 @@ class CpuBackend(TorchMoves):
         self._scratch: dict[str, NDArray[Any]] = {}
         self._gradients: Gaussians | None = None
         self._tiles = (0, 0)
+        self._camera: NDArray[np.float32] = np.empty(0, np.float32)
         if not any(environment.CACHE_DIR.rglob("*.nbi")):
             log.info("compiling the CPU kernels; this happens once and takes about half a minute")
 
@@ -128,8 +129,9 @@ class CpuBackend(TorchMoves):
         records = self._buffer("records", (count, RECORD))
         depths, half_heights = self._buffer("depths", (count,)), self._buffer("half_heights", (count,))
         counts, radii = self._buffer("counts", (count,), np.int32), self._buffer("radii", (count,))
+        self._camera = _packed(camera)
         project_forward(
-            _packed(camera), *(_array(tensor) for _, tensor in gaussians.items()), sh_degree,
+            self._camera, *(_array(tensor) for _, tensor in gaussians.items()), sh_degree,
             tiles_x, tiles_y,
             records, depths, counts, half_heights, radii, self._full_opacities(count, antialiased),
             self._threads,
@@ -211,7 +213,7 @@ class CpuBackend(TorchMoves):
         )  # fmt: skip
         norms, radii = self._buffer("norms", (count,)), self._buffer("radii", (count,))
         project_backward(
-            _packed(camera), _array(gaussians.means), _array(gaussians.log_scales), _array(gaussians.quats),
+            self._camera, _array(gaussians.means), _array(gaussians.log_scales), _array(gaussians.quats),
             _array(gaussians.sh_rest), sh_degree, records, counts, offsets,
             self._buffer("tile_ids", (pairs,), np.int32), pair_gradients,
             self._full_opacities(count, antialiased),
