@@ -174,6 +174,22 @@ def test_a_file_that_cannot_be_read_leaves_the_picture(gateway: FakeGateway, ope
     expect(page.locator("#look-around")).to_have_text("Look around")
 
 
+def test_closing_disturbs_no_sorting(gateway: FakeGateway, open_page: OpenPage) -> None:
+    """The engine sorts a little after each frame; an error of it would fail the page's fixture."""
+    page = train(gateway, open_page, spz_bytes(every(5, box())))
+    for _ in range(8):
+        page.click("#look-around")
+        expect(page.locator(f"{BOX} canvas")).to_have_count(1)
+        page.evaluate(
+            """async () => {
+                for (let frame = 0; frame < 2; frame++) await new Promise(requestAnimationFrame);
+                document.querySelector("#look-around").click();
+            }"""
+        )
+        expect(page.locator(f"{BOX} canvas")).to_have_count(0)
+    page.wait_for_timeout(300)
+
+
 def test_without_webgl2_there_is_the_picture_only(gateway: FakeGateway, open_page: OpenPage) -> None:
     page = train(gateway, open_page, spz_bytes(every(5, box())), script=NO_WEBGL2)
     page.wait_for_timeout(300)

@@ -22,6 +22,7 @@ const SETTLED_MS = 160; // Nothing asked for a frame during this time.
 const SLOW_FRAME_MS = 42; // Slower than this while moving: fewer pixels until it rests.
 const LEAST_SCALE = 0.45;
 const FLIGHT_MS = 420;
+const SORTED_MS = 3000; // Sorting under way ends within this time.
 const BLUR = 0.3; // Pixels squared that training adds to each splat.
 const PICK_BLUR = 0.002; // Radians, about two pixels.
 
@@ -124,6 +125,18 @@ export class Stage {
     clearTimeout(this.settleTimer);
     this.resized.disconnect();
     this.controls.dispose();
+    clearTimeout(this.spark.updateTimeoutId);
+    clearTimeout(this.spark.sortTimeoutId);
+    this.spark.sortDirty = false;
+    this.release(performance.now() + SORTED_MS);
+  }
+
+  /** The engine throws where nobody can catch it when what it sorts goes away meanwhile. */
+  private release(deadline: number): void {
+    if (this.spark.sorting && performance.now() < deadline) {
+      window.setTimeout(() => this.release(deadline), 20);
+      return;
+    }
     this.mesh?.dispose();
     this.spark.dispose();
     this.renderer.dispose();
