@@ -157,7 +157,7 @@ async def test_a_wrong_hash(bench):
         )
 
     with refused(Reason.IMAGE_HASH_MISMATCH):
-        await bench.jobs.CreateJob(requests())
+        await Ending(bench.jobs.CreateJob(requests())).result()
     assert nothing_left(bench)
 
 
@@ -206,7 +206,7 @@ async def test_a_broken_upload_resumes(bench):
         job = (await bench.jobs.SubmitJob(pb.SubmitJobRequest(job_id=job_id))).job
         assert job.state == pb.JOB_STATE_PENDING
     with refused(Reason.JOB_STATE_CONFLICT):
-        await bench.jobs.UploadImages(rest())
+        await Ending(bench.jobs.UploadImages(rest())).result()
 
 
 async def test_the_same_request_id_is_the_same_job(bench):
