@@ -10,6 +10,7 @@ from sqlmodel import select
 
 from services.registry import orphans, retention
 from services.registry.events import LOG_TAIL
+from services.registry.lookups import job_by_id
 from services.registry.models import Kind, Line, LogLine
 from splatmill.errors import Reason
 from splatmill.v1 import progress_pb2, task_pb2
@@ -66,13 +67,19 @@ async def test_each_kind_has_its_time(make_bench, kind):
         Kind.PHOTOS: "retain_photos_days", Kind.INTERMEDIATES: "retain_intermediates_days",
         Kind.RESULTS: "retain_results_days", Kind.LOGS: "retain_logs_days",
     }  # fmt: skip
-    bench = await make_bench(keep_free_bytes=0, **{days[kind]: 0.4 / _DAY})
+    bench = await make_bench(keep_free_bytes=0, **{days[kind]: 1.0})
     job = await finished(bench)
     waiting = await bench.create()
     before, listed = files(bench, job.job_id), await names(bench, job.job_id)
     await bench.registry.caretaker.expire()
     assert files(bench, job.job_id) == before, "it is not old enough"
-    time.sleep(0.5)
+
+    def age(session):
+        row = job_by_id(session, job.job_id)
+        row.finished_at -= 1.1 * _DAY
+        session.add(row)
+
+    await bench.registry.transact(age)
     await bench.registry.caretaker.expire()
     assert before - files(bench, job.job_id) == _GONE[kind]
     assert listed - await names(bench, job.job_id) == {
@@ -222,11 +229,11 @@ async def test_share_links(bench):
     assert not await opens(job.pub_key)
     assert (await update(pb.SHARE_ACTION_OPEN)).shared
     assert await opens(job.pub_key)
-    renewed = await update(pb.SHARE_ACTION_RENEW, 0.4)
+    renewed = await update(pb.SHARE_ACTION_RENEW, 2.0)
     assert renewed.pub_key != job.pub_key
     assert await opens(renewed.pub_key)
     assert not await opens(job.pub_key)
-    time.sleep(0.45)
+    time.sleep(2.05)
     assert not await opens(renewed.pub_key)
     assert not (await bench.get(job.job_id)).shared
     for wrong in (
