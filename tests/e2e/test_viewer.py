@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Page
+from playwright.sync_api import Page, TimeoutError
 
 from tests.e2e.test_suite import finished  # noqa: F401  (the fixture)
 from tests.helpers.chromium import chromium
@@ -25,7 +25,12 @@ def page() -> Iterator[Page]:
 
 def picture(page: Page) -> np.ndarray:
     """The viewer's canvas once it has come to rest, [height, width, 3] uint8."""
-    page.locator("body[data-settled='true']").wait_for(timeout=180_000)
+    try:
+        page.locator("body[data-settled='true']").wait_for(timeout=180_000)
+    except TimeoutError as error:
+        state = page.evaluate("JSON.stringify(document.body.dataset)")
+        said = [message.text for message in page.console_messages()]
+        pytest.fail(f"{error}\npage: {state}\nconsole: {said}\nerrors: {page.page_errors()}")
     return np.asarray(Image.open(io.BytesIO(page.locator("canvas").first.screenshot())).convert("RGB"))
 
 

@@ -18,6 +18,8 @@ pytestmark = pytest.mark.browser
 
 KEY = "boxbox1234"
 VIEWPORT = {"width": 480, "height": 480}
+# Without motion there are few frames, and a frame takes software long.
+STILL = {"viewport": VIEWPORT, "reduced_motion": "reduce"}
 # What lies over the scene, left out of the pictures that are judged.
 OVERLAYS = ".hud-top, .hud-bottom, .hint, .panel { visibility: hidden !important; }"
 NO_WEBGL2 = """
@@ -116,9 +118,7 @@ def test_every_format_stands_upright_and_is_not_mirrored(
     gateway: FakeGateway, open_page: OpenPage, format_name: str
 ) -> None:
     total = add_box(gateway)
-    page = open_page(
-        f"/v/{KEY}" + ("" if format_name == "spz" else f"?format={format_name}"), viewport=VIEWPORT
-    )
+    page = open_page(f"/v/{KEY}" + ("" if format_name == "spz" else f"?format={format_name}"), **STILL)
     assert_letter_upright(picture(page))
     expect(page.locator("#count")).to_have_text(f"{total:,} splats")
     expect(page.locator("#scene-title")).to_have_text("Box with a letter")
@@ -132,7 +132,7 @@ def test_a_scene_far_from_the_origin_is_not_distorted(gateway: FakeGateway, open
     pictures = []
     for distance in (5, 500):
         add_box(gateway, (0, 0, distance))
-        page = open_page(f"/v/{KEY}?format=splat", viewport=VIEWPORT)
+        page = open_page(f"/v/{KEY}?format=splat", **STILL)
         assert_letter_upright(picture(page))
         for _ in range(9):
             page.keyboard.press("ArrowLeft")
@@ -161,7 +161,7 @@ def test_drag_turns_to_the_faces_that_are_there(gateway: FakeGateway, open_page:
 
 def test_right_drag_pans_and_the_wheel_zooms(gateway: FakeGateway, open_page: OpenPage) -> None:
     add_box(gateway)
-    page = open_page(f"/v/{KEY}", viewport=VIEWPORT)
+    page = open_page(f"/v/{KEY}", **STILL)
     before = picture(page)
 
     def red_columns(image: Picture) -> tuple[float, int]:
@@ -188,7 +188,7 @@ def test_right_drag_pans_and_the_wheel_zooms(gateway: FakeGateway, open_page: Op
 
 def test_double_click_focuses_what_is_there(gateway: FakeGateway, open_page: OpenPage) -> None:
     add_box(gateway)
-    page = open_page(f"/v/{KEY}", viewport=VIEWPORT)
+    page = open_page(f"/v/{KEY}", **STILL)
     before = picture(page)
     page.mouse.dblclick(108, 390)  # The foot of the letter's bar.
     after = picture(page)
@@ -199,7 +199,7 @@ def test_double_click_focuses_what_is_there(gateway: FakeGateway, open_page: Ope
 
 def test_arrow_keys_turn(gateway: FakeGateway, open_page: OpenPage) -> None:
     add_box(gateway)
-    page = open_page(f"/v/{KEY}", viewport=VIEWPORT)
+    page = open_page(f"/v/{KEY}", **STILL)
     before = picture(page)
     for _ in range(6):
         page.keyboard.press("ArrowLeft")
@@ -214,7 +214,7 @@ def test_it_rests_when_nothing_moves(gateway: FakeGateway, open_page: OpenPage) 
         const original = window.requestAnimationFrame;
         window.requestAnimationFrame = (f) => { window.frames_asked += 1; return original(f); };
     """
-    page = open_page(f"/v/{KEY}", viewport=VIEWPORT, script=counter)
+    page = open_page(f"/v/{KEY}", **STILL, script=counter)
     settle(page)
     page.wait_for_timeout(500)
     before = page.evaluate("() => window.frames_asked")
@@ -241,7 +241,7 @@ def test_a_file_shorter_than_it_should_be_is_an_error(gateway: FakeGateway, open
     total = add_box(gateway)
     whole = gateway.files[KEY, "scene.splat"]
     gateway.add_scene(KEY, {"scene.splat": whole[: 32 * 3000]}, gaussian_count=total)
-    page = open_page(f"/v/{KEY}?format=splat", viewport=VIEWPORT)
+    page = open_page(f"/v/{KEY}?format=splat", **STILL)
     expect(page.locator("body")).to_have_attribute("data-state", "error", timeout=60_000)
     expect(page.locator("#curtain")).to_contain_text(f"Only 3,000 of {total:,} splats")
     page.get_by_role("button", name="Show what there is").click()
@@ -252,7 +252,7 @@ def test_a_download_that_breaks_off_is_an_error(gateway: FakeGateway, open_page:
     add_box(gateway)
     for artifact in gateway.scenes[KEY]["artifacts"]:
         artifact["size_bytes"] += 1000
-    page = open_page(f"/v/{KEY}", viewport=VIEWPORT)
+    page = open_page(f"/v/{KEY}", **STILL)
     expect(page.locator("body")).to_have_attribute("data-state", "error", timeout=60_000)
     expect(page.locator("#curtain")).to_contain_text("A part of the scene is missing")
     expect(page.get_by_role("button", name="Try again")).to_be_visible()
@@ -263,7 +263,7 @@ def test_a_damaged_file_is_an_error_with_a_way_out(gateway: FakeGateway, open_pa
     whole = gateway.files[KEY, "scene.spz"]
     files = {"scene.spz": whole[: len(whole) // 2], "scene.splat": gateway.files[KEY, "scene.splat"]}
     gateway.add_scene(KEY, files, gaussian_count=total)
-    page = open_page(f"/v/{KEY}", viewport=VIEWPORT)
+    page = open_page(f"/v/{KEY}", **STILL)
     expect(page.locator("body")).to_have_attribute("data-state", "error", timeout=60_000)
     page.get_by_role("link", name="Open scene.splat instead").click()
     settle(page)
@@ -291,7 +291,7 @@ def test_a_link_opened_too_early_waits_and_then_loads(gateway: FakeGateway, open
         "eta_seconds": 42,
         "artifacts": [],
     }
-    page = open_page(f"/v/{KEY}", viewport=VIEWPORT)
+    page = open_page(f"/v/{KEY}", **STILL)
     expect(page.locator("#curtain-title")).to_have_text("Still in the making: 46 %")
     expect(page.locator("#curtain-detail")).to_contain_text("Training")
     assert page.locator("body").get_attribute("data-state") == "loading"
@@ -304,7 +304,7 @@ def test_a_link_opened_too_early_waits_and_then_loads(gateway: FakeGateway, open
 def test_a_scene_that_is_made_anew_is_shown_until_then(gateway: FakeGateway, open_page: OpenPage) -> None:
     add_box(gateway)
     gateway.scenes[KEY] |= {"status": "PROCESSING", "stage": "train", "gaussian_count": None}
-    page = open_page(f"/v/{KEY}", viewport=VIEWPORT)
+    page = open_page(f"/v/{KEY}", **STILL)
     assert_letter_upright(picture(page))
     expect(page.locator("#count")).to_contain_text("a new scene is in the making")
 
@@ -319,7 +319,13 @@ def test_without_webgl2_it_says_so(gateway: FakeGateway, open_page: OpenPage) ->
 
 def test_a_phone_turns_with_one_finger(gateway: FakeGateway, open_page: OpenPage) -> None:
     add_box(gateway)
-    page = open_page(f"/v/{KEY}", viewport={"width": 360, "height": 520}, has_touch=True, is_mobile=True)
+    page = open_page(
+        f"/v/{KEY}",
+        viewport={"width": 360, "height": 520},
+        reduced_motion="reduce",
+        has_touch=True,
+        is_mobile=True,
+    )
     before = picture(page)
     expect(page.locator(".only-touch")).to_be_visible()
     session = page.context.new_cdp_session(page)
@@ -355,7 +361,7 @@ def test_an_antialiased_scene_is_shown_as_it_was_trained(
     light = []
     for antialiased in (False, True):
         gateway.add_scene(KEY, {name: write(tiny, antialiased)}, gaussian_count=len(tiny), title="Dust")
-        light.append(float(picture(open_page(f"/v/{KEY}?format={format_name}", viewport=VIEWPORT)).mean()))
+        light.append(float(picture(open_page(f"/v/{KEY}?format={format_name}", **STILL)).mean()))
     empty = 13 / 255
     assert light[0] - empty > 0.02
     assert light[1] - empty < 0.5 * (light[0] - empty)

@@ -12,27 +12,28 @@ export interface LiveEvents {
 }
 
 export class LiveView {
-  private readonly canvas: HTMLCanvasElement;
+  private readonly place: HTMLElement;
   private readonly stage: Stage;
   private etag: string | null = null;
   private busy = false;
 
-  /** A canvas of its own at the top of `box`; a canvas that was given up cannot be used again. */
+  /** A stage of its own at the top of `box`. */
   constructor(box: HTMLElement, events: LiveEvents) {
-    this.canvas = h("canvas", {
-      class: "live-canvas",
+    this.place = h("div", {
+      class: "live-stage",
       tabindex: 0,
+      role: "application",
       "aria-label": "The scene as it is now. Arrow keys turn it, plus and minus zoom, R resets.",
     });
-    box.prepend(this.canvas);
-    this.stage = new Stage(this.canvas, events);
+    box.prepend(this.place);
+    this.stage = new Stage(this.place, events);
     const actions = {
-      toggleFullscreen: () => void this.canvas.requestFullscreen?.().catch(() => undefined),
+      toggleFullscreen: () => void this.place.requestFullscreen?.().catch(() => undefined),
       toggleHelp: () => undefined,
       closePanels: () => undefined,
     };
-    // The page has keys of its own: only those pressed on the canvas count.
-    wireInput(this.canvas, this.stage, actions, this.canvas);
+    // The page has keys of its own: only those pressed on the scene count.
+    wireInput(this.place, this.stage, actions, this.place);
   }
 
   /** Shows the newest splat; answers how many Gaussians it has, or null when there is no newer one. */
@@ -58,6 +59,6 @@ export class LiveView {
 
   close(): void {
     this.stage.dispose();
-    this.canvas.remove();
+    this.place.remove();
   }
 }

@@ -48,7 +48,7 @@ async function share(): Promise<void> {
 }
 
 /** Connects the toolbar; call it once, when the scene is there. */
-export function wireHud(stage: Stage, canvas: HTMLCanvasElement): void {
+export function wireHud(stage: Stage, box: HTMLElement): void {
   for (const name of ["reset", "fullscreen", "share", "download", "help"] as const)
     byId(name).append(icon(name));
   show(byId("fullscreen"), document.fullscreenEnabled);
@@ -56,17 +56,17 @@ export function wireHud(stage: Stage, canvas: HTMLCanvasElement): void {
   byId("fullscreen").addEventListener("click", toggleFullscreen);
   byId("share").addEventListener("click", () => void share());
   for (const [button, panel] of PANELS) byId(button).addEventListener("click", () => togglePanel(panel));
-  canvas.addEventListener("pointerdown", () => openPanel(null));
+  box.addEventListener("pointerdown", () => openPanel(null));
   show(byId("hud"), true);
 }
 
 /** Says once how to move; gone at the first touch or after a while. */
-export function showHint(canvas: HTMLCanvasElement): void {
+export function showHint(box: HTMLElement): void {
   const hint = byId("hint");
   show(hint, true);
   const hide = () => hint.classList.add("is-gone");
-  canvas.addEventListener("pointerdown", hide, { once: true });
-  canvas.addEventListener("wheel", hide, { once: true, passive: true });
+  box.addEventListener("pointerdown", hide, { once: true });
+  box.addEventListener("wheel", hide, { once: true, passive: true });
   window.addEventListener("keydown", hide, { once: true });
   window.setTimeout(hide, 7000);
 }

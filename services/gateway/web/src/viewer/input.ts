@@ -13,9 +13,9 @@ export interface Actions {
   closePanels(): void;
 }
 
-/** Connects keyboard and double taps to the stage; `keys` is what hears the keys. */
+/** Connects keyboard and double taps to the stage in `box`; `keys` is what hears the keys. */
 export function wireInput(
-  canvas: HTMLCanvasElement,
+  box: HTMLElement,
   stage: Stage,
   actions: Actions,
   keys: Window | HTMLElement = window,
@@ -26,8 +26,8 @@ export function wireInput(
     if (event.target instanceof HTMLInputElement) return;
     if (onKey(event, stage, actions)) event.preventDefault();
   });
-  canvas.addEventListener("dblclick", (event) => stage.focus(event.clientX, event.clientY));
-  wireDoubleTap(canvas, stage);
+  box.addEventListener("dblclick", (event) => stage.focus(event.clientX, event.clientY));
+  wireDoubleTap(box, stage);
 }
 
 function onKey(event: KeyboardEvent, stage: Stage, actions: Actions): boolean {
@@ -74,18 +74,18 @@ function onKey(event: KeyboardEvent, stage: Stage, actions: Actions): boolean {
 }
 
 /** Safari on a phone makes no dblclick where the page handles touches itself. */
-function wireDoubleTap(canvas: HTMLCanvasElement, stage: Stage): void {
+function wireDoubleTap(box: HTMLElement, stage: Stage): void {
   let down: { x: number; y: number; time: number } | null = null;
   let last: { x: number; y: number; time: number } | null = null;
   const near = (a: { x: number; y: number }, b: { x: number; y: number }) =>
     Math.hypot(a.x - b.x, a.y - b.y) < TAP_PX;
-  canvas.addEventListener("pointerdown", (event) => {
+  box.addEventListener("pointerdown", (event) => {
     down =
       event.pointerType === "touch" && event.isPrimary
         ? { x: event.clientX, y: event.clientY, time: event.timeStamp }
         : null;
   });
-  canvas.addEventListener("pointerup", (event) => {
+  box.addEventListener("pointerup", (event) => {
     if (!down || event.pointerType !== "touch" || !event.isPrimary) return;
     const up = { x: event.clientX, y: event.clientY, time: event.timeStamp };
     const tapped = near(up, down) && up.time - down.time < TAP_MS;

@@ -17,7 +17,7 @@ import type { Stage } from "./stage";
 const POLL_MS = 3000;
 const key = location.pathname.split("/").filter(Boolean).at(-1) ?? "";
 const wish = new URLSearchParams(location.search).get("format");
-const canvas = byId<HTMLCanvasElement>("stage");
+const box = byId("stage");
 const HOME = { label: "To the start page", href: "/" };
 const RELOAD = { label: "Try again", run: () => location.reload(), primary: true };
 
@@ -136,7 +136,7 @@ async function showFile(scene: Scene, file: SceneFile, files: SceneFile[]): Prom
   });
   curtain({ title: "Opening the scene", detail: "Unpacking the splats …", fraction: null });
   const { Stage } = await engine;
-  const stage = new Stage(canvas, {
+  const stage = new Stage(box, {
     onSettled: (settled) => {
       document.body.dataset.settled = String(settled);
     },
@@ -162,15 +162,15 @@ async function showFile(scene: Scene, file: SceneFile, files: SceneFile[]): Prom
 }
 
 function ready(stage: Stage): void {
-  wireHud(stage, canvas);
-  wireInput(canvas, stage, {
+  wireHud(stage, box);
+  wireInput(box, stage, {
     toggleFullscreen,
     toggleHelp: () => togglePanel("help-panel"),
     closePanels: () => openPanel(null),
   });
   raise();
   setState("ready");
-  showHint(canvas);
+  showHint(box);
   stage.draw();
 }
 

@@ -1,30 +1,21 @@
-// The 3D stage: engine, camera and controls. It draws only when something has changed.
-import { SparkRenderer, SplatFileType, SplatMesh } from "@sparkjsdev/spark";
-import {
-  Group,
-  MathUtils,
-  MOUSE,
-  PerspectiveCamera,
-  Raycaster,
-  Scene,
-  TOUCH,
-  Vector2,
-  Vector3,
-  WebGLRenderer,
-} from "three";
+// The 3D stage: scene, camera and controls. It draws only when something has changed.
+import { SplatFileType, SplatMesh } from "@sparkjsdev/spark";
+import { Group, MathUtils, MOUSE, PerspectiveCamera, Raycaster, Scene, TOUCH, Vector2, Vector3 } from "three";
 import { OrbitControls } from "three/addons/controls/OrbitControls.js";
 import { reducedMotion } from "../lib/dom";
 import { type FileType, isAntialiased } from "./files";
 import { type Centres, type Frame, frame, pick } from "./framing";
+import { Screen } from "./screen";
 
 const FOV_Y = 50; // Degrees, in landscape.
 const SETTLED_MS = 160; // Nothing asked for a frame during this time.
 const SLOW_FRAME_MS = 42; // Slower than this while moving: fewer pixels until it rests.
 const LEAST_SCALE = 0.45;
 const FLIGHT_MS = 420;
-const SORTED_MS = 3000; // Sorting under way ends within this time.
-const BLUR = 0.3; // Pixels squared that training adds to each splat.
 const PICK_BLUR = 0.002; // Radians, about two pixels.
+const MOST_BREAKS = 3; // A screen that breaks down more often than this …
+const BREAKS_MS = 60_000; // … within this time is not replaced any more.
+const BREATHER_MS = 300; // For a card that starts anew.
 
 const TYPES: Record<FileType, SplatFileType> = {
   spz: SplatFileType.SPZ,
@@ -41,16 +32,15 @@ interface Flight {
 export interface StageEvents {
   /** Whether the picture rests. */
   onSettled(settled: boolean): void;
-  /** The graphics card took the context away. */
+  /** The graphics card took the context away, again and again. */
   onLost(): void;
 }
 
 export class Stage {
-  private readonly renderer: WebGLRenderer;
   private readonly scene = new Scene();
   private readonly camera = new PerspectiveCamera(FOV_Y, 1, 0.01, 1000);
-  private readonly controls: OrbitControls;
-  private readonly spark: SparkRenderer;
+  private screen: Screen;
+  private controls: OrbitControls;
   /** Turns COLMAP's axes (x right, y down, z ahead) to three's (y up, z towards the eye). */
   private readonly upright = new Group();
   private centres: Centres = {
@@ -59,7 +49,9 @@ export class Stage {
     sizes: new Float32Array(),
   };
   private mesh: SplatMesh | null = null;
+  private compensated = false;
   private disposed = false;
+  private breaks: number[] = [];
   private readonly resized = new ResizeObserver(() => this.resize());
   private flight: Flight | null = null;
   private frameId = 0;
@@ -69,28 +61,16 @@ export class Stage {
   private scale = 1;
   private movingScale = 1;
 
+  /** Fills `box`, which stays when the canvas in it has to be replaced. */
   constructor(
-    private readonly canvas: HTMLCanvasElement,
+    private readonly box: HTMLElement,
     private readonly events: StageEvents,
   ) {
-    this.renderer = new WebGLRenderer({ canvas, antialias: false, powerPreference: "high-performance" });
-    this.renderer.setClearColor(0x0e0d0c, 1);
-    // Most scenes were trained with 0.3 pixels of blur and no compensation; drawing them
-    // with the engine's default (blur with compensation) makes fine things fade.
-    this.spark = new SparkRenderer({
-      renderer: this.renderer,
-      onDirty: () => this.draw(),
-      preBlurAmount: BLUR,
-      blurAmount: 0,
-    });
     this.upright.rotation.x = Math.PI;
-    this.scene.add(this.spark, this.upright, this.camera);
+    this.scene.add(this.upright, this.camera);
+    this.screen = this.makeScreen();
     this.controls = this.makeControls();
-    canvas.addEventListener("webglcontextlost", (event) => {
-      event.preventDefault();
-      if (!this.disposed) events.onLost();
-    });
-    this.resized.observe(canvas);
+    this.resized.observe(box);
     this.resize();
   }
 
@@ -99,7 +79,7 @@ export class Stage {
    * The first one is looked at from a place that fits it; after that the camera stays.
    */
   async load(data: Uint8Array<ArrayBuffer>, type: FileType): Promise<number> {
-    const compensated = await isAntialiased(data, type);
+    this.compensated = await isAntialiased(data, type);
     // Without extSplats the centres are float16, which distorts scenes away from the origin.
     const mesh = new SplatMesh({ fileBytes: data, fileType: TYPES[type], extSplats: true });
     await mesh.initialized;
@@ -107,7 +87,7 @@ export class Stage {
       mesh.dispose();
       return 0;
     }
-    [this.spark.preBlurAmount, this.spark.blurAmount] = compensated ? [0, BLUR] : [BLUR, 0];
+    this.screen.blur(this.compensated);
     const first = this.centres.opacities.length === 0;
     this.showInstead(mesh);
     if (first) this.reset(false);
@@ -118,29 +98,13 @@ export class Stage {
     return this.centres.opacities.length;
   }
 
-  /** Gives the graphics card back what it holds; the canvas is of no more use. */
+  /** Gives the graphics card back what it holds. */
   dispose(): void {
     this.disposed = true;
-    cancelAnimationFrame(this.frameId);
-    clearTimeout(this.settleTimer);
+    this.pause();
     this.resized.disconnect();
     this.controls.dispose();
-    clearTimeout(this.spark.updateTimeoutId);
-    clearTimeout(this.spark.sortTimeoutId);
-    this.spark.sortDirty = false;
-    this.release(performance.now() + SORTED_MS);
-  }
-
-  /** The engine throws where nobody can catch it when what it sorts goes away meanwhile. */
-  private release(deadline: number): void {
-    if (this.spark.sorting && performance.now() < deadline) {
-      window.setTimeout(() => this.release(deadline), 20);
-      return;
-    }
-    this.mesh?.dispose();
-    this.spark.dispose();
-    this.renderer.dispose();
-    this.renderer.forceContextLoss();
+    this.screen.dispose(() => this.mesh?.dispose());
   }
 
   /** Back to the first view. */
@@ -175,7 +139,7 @@ export class Stage {
 
   /** Makes the point under a place on the canvas the one to turn around. */
   focus(clientX: number, clientY: number): void {
-    const box = this.canvas.getBoundingClientRect();
+    const box = this.box.getBoundingClientRect();
     const place = new Vector2(
       ((clientX - box.left) / box.width) * 2 - 1,
       1 - ((clientY - box.top) / box.height) * 2,
@@ -194,11 +158,61 @@ export class Stage {
 
   /** Asks for a frame. */
   draw(): void {
-    if (this.disposed) return;
+    if (this.disposed || this.screen.broken) return;
     clearTimeout(this.settleTimer);
     this.settleTimer = 0;
     this.events.onSettled(false);
     if (this.frameId === 0) this.frameId = requestAnimationFrame((time) => this.tick(time));
+  }
+
+  private pause(): void {
+    cancelAnimationFrame(this.frameId);
+    clearTimeout(this.settleTimer);
+    this.frameId = 0;
+  }
+
+  private makeScreen(): Screen {
+    const screen = new Screen(this.box, {
+      onDirty: () => this.draw(),
+      onBroken: () => this.breaksDown(),
+    });
+    screen.blur(this.compensated);
+    this.scene.add(screen.spark);
+    return screen;
+  }
+
+  /** Puts a new screen in the place of a broken one; scene and camera stay. */
+  private breaksDown(): void {
+    const now = performance.now();
+    this.breaks = [...this.breaks.filter((at) => now - at < BREAKS_MS), now];
+    this.pause();
+    this.events.onSettled(false);
+    if (this.breaks.length > MOST_BREAKS) this.events.onLost();
+    else window.setTimeout(() => this.replaceScreen(), BREATHER_MS);
+  }
+
+  private replaceScreen(): void {
+    if (this.disposed) return;
+    if (document.visibilityState === "hidden") {
+      // A browser that saves memory takes it from the pages nobody sees.
+      document.addEventListener("visibilitychange", () => this.replaceScreen(), { once: true });
+      return;
+    }
+    const { target } = this.controls;
+    this.pause();
+    this.controls.dispose();
+    this.scene.remove(this.screen.spark);
+    this.screen.dispose();
+    try {
+      this.screen = this.makeScreen();
+    } catch {
+      this.events.onLost(); // The browser gives no further context.
+      return;
+    }
+    this.controls = this.makeControls();
+    this.controls.target.copy(target);
+    if (this.mesh) this.measure();
+    this.resize();
   }
 
   private showInstead(mesh: SplatMesh): void {
@@ -224,7 +238,7 @@ export class Stage {
   }
 
   private makeControls(): OrbitControls {
-    const controls = new OrbitControls(this.camera, this.canvas);
+    const controls = new OrbitControls(this.camera, this.screen.canvas);
     controls.mouseButtons = { LEFT: MOUSE.ROTATE, MIDDLE: MOUSE.DOLLY, RIGHT: MOUSE.PAN };
     controls.touches = { ONE: TOUCH.ROTATE, TWO: TOUCH.DOLLY_PAN };
     controls.enableDamping = !reducedMotion();
@@ -239,7 +253,7 @@ export class Stage {
   }
 
   private resize(): void {
-    const { clientWidth: width, clientHeight: height } = this.canvas;
+    const { clientWidth: width, clientHeight: height } = this.box;
     if (width === 0 || height === 0) return;
     this.camera.aspect = width / height;
     // A phone held upright would see a narrow slit of the scene otherwise.
@@ -253,9 +267,7 @@ export class Stage {
   private applyScale(scale: number, force = false): void {
     if (scale === this.scale && !force) return;
     this.scale = scale;
-    const { clientWidth: width, clientHeight: height } = this.canvas;
-    this.renderer.setPixelRatio(Math.min(devicePixelRatio, 2) * scale);
-    this.renderer.setSize(width, height, false);
+    this.screen.resize(this.box.clientWidth, this.box.clientHeight, scale);
   }
 
   private tick(time: number): void {
@@ -263,7 +275,7 @@ export class Stage {
     this.advanceFlight(time);
     const moving = this.controls.update() || this.flight !== null;
     this.adapt(time, moving);
-    this.renderer.render(this.scene, this.camera);
+    this.screen.draw(this.scene, this.camera);
     this.lastFrameAt = time;
     if (this.flight) this.draw();
     else if (this.frameId === 0) this.settleSoon();
@@ -285,7 +297,7 @@ export class Stage {
   private settleSoon(): void {
     clearTimeout(this.settleTimer);
     this.settleTimer = window.setTimeout(() => {
-      if (this.spark.sorting || this.spark.sortDirty) {
+      if (this.screen.sorting) {
         this.settleSoon();
       } else if (this.scale !== 1) {
         this.applyScale(1);
