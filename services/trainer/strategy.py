@@ -84,7 +84,7 @@ class AdaptiveDensity:
         if schedule.densifies(step):
             densify(
                 state, self._statistics.mean(), self._useless(step), self.limits, self.extent,
-                self.max_gaussians, self.generator,
+                schedule.most(step, self.max_gaussians), self.generator,
             )  # fmt: skip
             self._statistics = self._fresh()
         elif schedule.prunes(step) and prune(state, self._useless(step)):

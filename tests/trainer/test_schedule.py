@@ -71,6 +71,16 @@ def test_resolution_rises_on_a_cpu_only():
     assert planned(iterations=1000).level(1) == 0
 
 
+def test_a_coarse_picture_needs_fewer_gaussians():
+    schedule = planned("cpu", iterations=2000)
+    assert schedule.densify_until == 1000
+    assert [schedule.most(step, 40_001) for step in (100, 799, 800, 1000)] == [20_001, 20_001, 40_001, 40_001]
+    assert planned(iterations=2000).most(100, 40_000) == 40_000, "full size from the beginning"
+    # Too few rounds would be left to reach the full number.
+    assert planned("cpu", iterations=1000).most(100, 40_000) == 40_000
+    assert planned("cpu", iterations=2000, densify_until_iter=900).most(100, 40_000) == 40_000
+
+
 def test_density_control_of_the_reference():
     schedule = planned(iterations=30_000, densify_until_iter=15_000)
     steps = [step for step in range(1, 30_001) if schedule.densifies(step)]
