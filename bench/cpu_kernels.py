@@ -20,7 +20,7 @@ from services.trainer.cpu.backend import CpuBackend
 from services.trainer.scene_types import Camera, Gaussians
 
 KERNELS = (
-    "project_forward", "sort_by_depth", "list_tiles", "fill_lists", "rasterize_forward", "ssim_forward",
+    "project_forward", "sort_by_depth", "fill_lists", "rasterize_forward", "ssim_forward",
     "ssim_backward", "rasterize_backward", "project_backward", "adam_update",
 )  # fmt: skip
 

@@ -10,7 +10,7 @@ from services.trainer.markov_moves import TorchMoves
 from services.trainer.scene_types import Camera, Gaussians
 from tests.helpers import cuda_emulation
 from tests.helpers import reference_renderer as reference
-from tests.helpers.random_scene import look_at_origin, random_gaussians
+from tests.helpers.random_scene import look_at_origin, random_gaussians, random_photo
 
 
 @pytest.fixture(
@@ -49,7 +49,7 @@ def relative(value: torch.Tensor, truth: torch.Tensor) -> float:
 @pytest.mark.parametrize(("width", "height"), [(64, 48), (75, 41)])
 def test_loss_and_gradients(backend, degree, width, height):
     scene, camera = random_gaussians(120, seed=degree), look_at_origin(width, height)
-    target = torch.randint(0, 256, (height, width, 3), dtype=torch.uint8)
+    target = random_photo(height, width)
     background = torch.tensor([0.2, 0.4, 0.6])
     loss, gradients, norms = reference.loss_and_gradients(scene, camera, target, degree, background, 0.2)
     out = backend.loss_and_gradients(
@@ -71,8 +71,7 @@ def test_loss_and_gradients(backend, degree, width, height):
 @pytest.mark.parametrize("size", [0.15, 0.01])
 def test_antialiased_loss_and_gradients(backend, degree, seed, size):
     scene, camera = random_gaussians(120, seed=seed, size=size), look_at_origin(75, 41)
-    generator = torch.Generator().manual_seed(0)
-    target = torch.randint(0, 256, (41, 75, 3), dtype=torch.uint8, generator=generator)
+    target = random_photo(41, 75)
     background = torch.tensor([0.2, 0.4, 0.6])
     arguments = (scene, camera, target, degree, background, 0.2, True)
     loss, gradients, norms = reference.loss_and_gradients(*arguments)
@@ -94,7 +93,7 @@ def test_antialiased_loss_and_gradients(backend, degree, seed, size):
 @pytest.mark.parametrize("dssim_weight", [0.0, 0.2])
 def test_what_a_mask_hides_does_not_count(backend, dssim_weight):
     scene, camera = random_gaussians(120, seed=1), look_at_origin(75, 41)
-    target = torch.randint(0, 256, (41, 75, 4), dtype=torch.uint8)
+    target = random_photo(41, 75, 4)
     target[:20, :, 3] = 0
     target[:, :25, 3] = 255
     background = torch.tensor([0.2, 0.4, 0.6])
@@ -113,7 +112,7 @@ def test_what_a_mask_hides_does_not_count(backend, dssim_weight):
 def test_gradient_through_an_exposure(backend, monkeypatch, most_blocks):
     monkeypatch.setattr("services.trainer.cuda.backend._EXPOSURE_BLOCKS", most_blocks)
     scene, camera = random_gaussians(120, seed=1), look_at_origin(75, 41)
-    target = torch.randint(0, 256, (41, 75, 3), dtype=torch.uint8)
+    target = random_photo(41, 75)
     background = torch.tensor([0.2, 0.4, 0.6])
     exposure = torch.eye(3, 4) + 0.1 * torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
     leaf = exposure.double().requires_grad_()
@@ -219,7 +218,10 @@ def test_adam_follows_torch(backend):
 
 
 def test_a_markov_chains_moves(backend):
-    scene, noise = random_gaussians(300, seed=5), torch.randn(300, 3)
+    scene, noise = (
+        random_gaussians(300, seed=5),
+        torch.randn(300, 3, generator=torch.Generator().manual_seed(0)),
+    )
     scene.opacity_logits[::2] = -6.0
     ours, theirs = on_device(backend, scene), on_device(backend, scene)
     slopes, expected = ours.zeros_like(), ours.zeros_like()

@@ -30,3 +30,14 @@ def look_at_origin(width: int, height: int, distance: float = 3.0, turn: float =
         [[c, 0.0, s, 0.05], [0.0, 1.0, 0.0, -0.1], [-s, 0.0, c, distance], [0.0, 0.0, 0.0, 1.0]]
     )
     return Camera(pose, 0.9 * width, 0.95 * width, 0.48 * width, 0.53 * height, width, height)
+
+
+def random_photo(height: int, width: int, channels: int = 3) -> torch.Tensor:
+    """A photo of noise, [height, width, channels] uint8, the same each time.
+
+    Of random ones a few have a pixel so near to the rendered one that the sign of their difference,
+    which is the gradient of L1, is another in float64.
+    """
+    return torch.randint(
+        0, 256, (height, width, channels), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )

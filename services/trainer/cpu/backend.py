@@ -21,10 +21,11 @@ from services.trainer.backend import AdamConfig, check_target
 from services.trainer.cpu.adam import adam_update
 from services.trainer.cpu.binning import fill_lists, sort_by_depth
 from services.trainer.cpu.loss import ssim_backward, ssim_forward
-from services.trainer.cpu.projection import RECORD, project_forward
-from services.trainer.cpu.projection_gradient import project_backward
+from services.trainer.cpu.projection import FORWARD_PLANES, RECORD, project_forward
+from services.trainer.cpu.projection_gradient import BACKWARD_PLANES, project_backward
 from services.trainer.cpu.raster import STATE_FLOATS, rasterize_backward, rasterize_forward
-from services.trainer.cpu.tiles import TILE, list_tiles
+from services.trainer.cpu.tiles import TILE
+from services.trainer.cpu.vector_ir import LANES
 from services.trainer.exposure import exposed, exposed_gradient
 from services.trainer.markov_moves import TorchMoves
 from services.trainer.scene_types import Camera, Gaussians, StepOutput
@@ -49,6 +50,7 @@ class CpuBackend(TorchMoves):
         self._gradients: Gaussians | None = None
         self._tiles = (0, 0)
         self._camera: NDArray[np.float32] = np.empty(0, np.float32)
+        self._room = 0  # tiles that a thread can list
         if not any(environment.CACHE_DIR.rglob("*.nbi")):
             log.info("compiling the CPU kernels; this happens once and takes about half a minute")
 
@@ -126,17 +128,13 @@ class CpuBackend(TorchMoves):
         width, height, count = camera.width, camera.height, gaussians.count
         tiles_x, tiles_y = math.ceil(width / TILE), math.ceil(height / TILE)
         self._tiles = (tiles_x, tiles_y)
-        records = self._buffer("records", (count, RECORD))
-        depths, half_heights = self._buffer("depths", (count,)), self._buffer("half_heights", (count,))
-        counts, radii = self._buffer("counts", (count,), np.int32), self._buffer("radii", (count,))
+        records, half_heights = (
+            self._buffer("records", (count, RECORD)),
+            self._buffer("half_heights", (count,)),
+        )
         self._camera = _packed(camera)
-        project_forward(
-            self._camera, *(_array(tensor) for _, tensor in gaussians.items()), sh_degree,
-            tiles_x, tiles_y,
-            records, depths, counts, half_heights, radii, self._full_opacities(count, antialiased),
-            self._threads,
-        )  # fmt: skip
-        ranges, lists = self._bin(records, half_heights, depths, counts)
+        self._project(gaussians, sh_degree, antialiased)
+        ranges, lists = self._bin(count)
         picture = self._buffer("picture", (3, height, width))
         rasterize_forward(
             records, half_heights, ranges, lists, tiles_x, width, height,
@@ -144,28 +142,40 @@ class CpuBackend(TorchMoves):
         )  # fmt: skip
         return picture
 
-    def _bin(
-        self,
-        records: NDArray[np.float32],
-        half_heights: NDArray[np.float32],
-        depths: NDArray[np.float32],
-        counts: NDArray[np.int32],
-    ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    def _project(self, gaussians: Gaussians, sh_degree: int, antialiased: bool) -> None:
+        """Projects into scratch memory; once more where the tiles need more room than ever before."""
+        count = gaussians.count
+        needed = self._buffer("needed", (self._threads,), np.int64)
+        self._room = max(self._room, 4 * math.ceil(count / self._threads))
+        while True:
+            project_forward(
+                self._camera, *(_array(tensor) for _, tensor in gaussians.items()), sh_degree, *self._tiles,
+                self._buffer("records", (count, RECORD)), self._buffer("depths", (count,)),
+                self._buffer("counts", (count,), np.int32), self._buffer("offsets", (count,), np.int64),
+                self._buffer("half_heights", (count,)), self._buffer("radii", (count,)),
+                self._full_opacities(count, antialiased),
+                self._tile_ids(), needed, self._buffer("forward", (self._threads, FORWARD_PLANES, LANES)),
+            )  # fmt: skip
+            most = int(needed.max())
+            if most <= self._room:
+                return
+            self._room = most + most // 4
+
+    def _tile_ids(self) -> NDArray[np.int32]:
+        return self._buffer("tile_ids", (self._threads, self._room), np.int32)
+
+    def _bin(self, count: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Answers where each tile's list begins, and the lists."""
-        count = counts.shape[0]
         tiles_x, tiles_y = self._tiles
-        offsets = self._buffer("offsets", (count,), np.int64)
-        np.cumsum(counts, out=offsets)
-        pairs = int(offsets[-1]) if count else 0
-        offsets -= counts
+        counts = self._buffer("counts", (count,), np.int32)
+        needed = self._buffer("needed", (self._threads,), np.int64)
         order, spare_order = (self._buffer(name, (count,), np.int32) for name in ("order", "spare_order"))
         keys, spare_keys = (self._buffer(name, (count,), np.uint32) for name in ("keys", "spare_keys"))
-        total = sort_by_depth(depths, counts, keys, order, spare_keys, spare_order)
-        tile_ids, slots = (self._buffer(name, (pairs,), np.int32) for name in ("tile_ids", "slots"))
-        list_tiles(records, half_heights, counts, offsets, tiles_x, tiles_y, tile_ids, self._threads)
+        total = sort_by_depth(self._buffer("depths", (count,)), counts, keys, order, spare_keys, spare_order)
         ranges = self._buffer("ranges", (tiles_x * tiles_y + 1,), np.int32)
-        lists = self._buffer("lists", (pairs,), np.int32)
-        fill_lists(spare_order, total, counts, offsets, tile_ids, ranges, lists, slots)
+        lists, slots = (self._buffer(name, (int(needed.sum()),), np.int32) for name in ("lists", "slots"))
+        offsets = self._buffer("offsets", (count,), np.int64)
+        fill_lists(spare_order, total, counts, offsets, self._tile_ids(), needed, ranges, lists, slots)
         return ranges, lists
 
     def _loss(
@@ -198,12 +208,8 @@ class CpuBackend(TorchMoves):
             self._buffer("records", (count, RECORD)),
             self._buffer("half_heights", (count,)),
         )
-        counts, offsets = (
-            self._buffer("counts", (count,), np.int32),
-            self._buffer("offsets", (count,), np.int64),
-        )
-        pairs = int(offsets[-1] + counts[-1]) if count else 0
-        pair_gradients = self._buffer("pair_gradients", (pairs, 9))
+        pairs = int(self._buffer("needed", (self._threads,), np.int64).sum())
+        pair_gradients = self._buffer("pair_gradients", (self._threads * self._room, 9))
         ranges = self._buffer("ranges", (self._tiles[0] * self._tiles[1] + 1,), np.int32)
         rasterize_backward(
             records, half_heights, ranges, self._buffer("lists", (pairs,), np.int32),
@@ -214,10 +220,11 @@ class CpuBackend(TorchMoves):
         norms, radii = self._buffer("norms", (count,)), self._buffer("radii", (count,))
         project_backward(
             self._camera, _array(gaussians.means), _array(gaussians.log_scales), _array(gaussians.quats),
-            _array(gaussians.sh_rest), sh_degree, records, counts, offsets,
-            self._buffer("tile_ids", (pairs,), np.int32), pair_gradients,
-            self._full_opacities(count, antialiased),
-            *(_array(tensor) for _, tensor in gradients.items()), norms, self._threads,
+            _array(gaussians.sh_rest), sh_degree, records,
+            self._buffer("counts", (count,), np.int32), self._buffer("offsets", (count,), np.int64),
+            pair_gradients, self._full_opacities(count, antialiased),
+            *(_array(tensor) for _, tensor in gradients.items()), norms,
+            self._buffer("backward", (self._threads, BACKWARD_PLANES, LANES)),
         )  # fmt: skip
         return StepOutput(torch.tensor(loss), gradients, torch.from_numpy(norms), torch.from_numpy(radii))
 

@@ -45,32 +45,31 @@ def sort_by_depth(depths, counts, keys, order, spare_keys, spare_order):
 
 
 @njit(cache=True)
-def fill_lists(order, total, counts, offsets, tile_ids, ranges, lists, slots):
+def fill_lists(order, total, counts, offsets, tile_ids, needed, ranges, lists, slots):
     """Writes each tile's list by walking the Gaussians from near to far.
 
     Args:
         order: [N] Gaussians by depth, the first ``total`` of them valid.
         total: How many.
         counts: [N] tiles of each Gaussian.
-        offsets: [N] where its tiles stand in ``tile_ids``.
-        tile_ids: [pairs] tiles, -1 for none.
+        offsets: [N] where its tiles stand in the flat ``tile_ids``.
+        tile_ids: [threads, room] tiles, of each thread the first ``needed``.
+        needed: [threads].
         ranges: [tiles + 1] int32, written: where each tile's list begins.
         lists: [pairs] int32, written: Gaussians.
-        slots: [pairs] int32, written: where each pair of ``lists`` stands in ``tile_ids``.
+        slots: [pairs] int32, written: where each pair of ``lists`` stands in the flat ``tile_ids``.
     """
     ranges[:] = 0
-    for tile in tile_ids:
-        if tile >= 0:
-            ranges[tile + 1] += 1
+    for thread in range(needed.shape[0]):
+        for k in range(needed[thread]):
+            ranges[tile_ids[thread, k] + 1] += 1
     for tile in range(1, ranges.shape[0]):
         ranges[tile] += ranges[tile - 1]
-    cursors = ranges[:-1].copy()
+    cursors, flat = ranges[:-1].copy(), tile_ids.reshape(-1)
     for k in range(total):
         i = order[k]
         for at in range(offsets[i], offsets[i] + counts[i]):
-            tile = tile_ids[at]
-            if tile < 0:
-                continue
+            tile = flat[at]
             place = cursors[tile]
             cursors[tile] += 1
             lists[place] = i

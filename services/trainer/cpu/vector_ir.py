@@ -21,12 +21,12 @@ from numba.extending import intrinsic
 
 LANES = 16
 PLANE = 256  # floats of a tile's plane
-_FLAGS = ("contract", "reassoc", "nsz")
+FLAGS = ("contract", "reassoc", "nsz")
 _ALPHA_MAX = 0.99
 _TRANSMITTANCE_MIN = 1e-4
-_FLOAT = ir.FloatType()
-_INT = ir.IntType(64)
-_VECTOR = ir.VectorType(_FLOAT, LANES)
+FLOAT = ir.FloatType()
+INT = ir.IntType(64)
+VECTOR = ir.VectorType(FLOAT, LANES)
 
 
 def _exp_coefficients() -> list[float]:
@@ -39,56 +39,66 @@ def _exp_coefficients() -> list[float]:
 _EXP = _exp_coefficients()
 
 
-class _Vectors:
-    """Short names for vector instructions."""
+class Vectors:
+    """Short names for vector instructions; a value is a vector of LANES floats."""
 
     def __init__(self, builder: ir.IRBuilder) -> None:
         self.builder = builder
 
     def constant(self, value: float) -> Any:
-        return ir.Constant(_VECTOR, [ir.Constant(_FLOAT, float(np.float32(value)))] * LANES)
+        """A number in all lanes."""
+        return ir.Constant(VECTOR, [ir.Constant(FLOAT, float(np.float32(value)))] * LANES)
 
     def splat(self, scalar: Any) -> Any:
-        undefined = ir.Constant(_VECTOR, ir.Undefined)
+        """A scalar value in all lanes."""
+        undefined = ir.Constant(VECTOR, ir.Undefined)
         first = self.builder.insert_element(undefined, scalar, ir.Constant(ir.IntType(32), 0))
         mask = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
         return self.builder.shuffle_vector(first, undefined, mask)
 
     def add(self, x: Any, y: Any) -> Any:
-        return self.builder.fadd(x, y, flags=_FLAGS)
+        """x + y."""
+        return self.builder.fadd(x, y, flags=FLAGS)
 
     def sub(self, x: Any, y: Any) -> Any:
-        return self.builder.fsub(x, y, flags=_FLAGS)
+        """x - y."""
+        return self.builder.fsub(x, y, flags=FLAGS)
 
     def mul(self, x: Any, y: Any) -> Any:
-        return self.builder.fmul(x, y, flags=_FLAGS)
+        """x y."""
+        return self.builder.fmul(x, y, flags=FLAGS)
 
     def div(self, x: Any, y: Any) -> Any:
-        return self.builder.fdiv(x, y, flags=_FLAGS)
+        """x / y."""
+        return self.builder.fdiv(x, y, flags=FLAGS)
 
     def less(self, x: Any, y: Any) -> Any:
+        """Where x < y."""
         return self.builder.fcmp_ordered("<", x, y)
 
     def select(self, condition: Any, x: Any, y: Any) -> Any:
+        """x where the condition holds, y elsewhere."""
         return self.builder.select(condition, x, y)
 
     def load(self, address: Any, offset: Any) -> Any:
+        """The vector at float ``offset`` (an i64 value) behind ``address``."""
         return self.builder.load(self._pointer(address, offset), align=64)
 
     def store(self, value: Any, address: Any, offset: Any) -> None:
+        """Writes where ``load`` reads."""
         self.builder.store(value, self._pointer(address, offset), align=64)
 
     def _pointer(self, address: Any, offset: Any) -> Any:
         """Address of float ``offset`` (an i64 value) behind ``address``."""
-        byte = self.builder.add(address, self.builder.mul(offset, ir.Constant(_INT, 4)))
-        return self.builder.inttoptr(byte, _VECTOR.as_pointer())
+        byte = self.builder.add(address, self.builder.mul(offset, ir.Constant(INT, 4)))
+        return self.builder.inttoptr(byte, VECTOR.as_pointer())
 
     def total(self, vector: Any) -> Any:
         """Sum of the lanes."""
         function = cgutils.get_or_insert_function(
-            self.builder.module, ir.FunctionType(_FLOAT, [_FLOAT, _VECTOR]), "llvm.vector.reduce.fadd.v16f32"
+            self.builder.module, ir.FunctionType(FLOAT, [FLOAT, VECTOR]), "llvm.vector.reduce.fadd.v16f32"
         )
-        return self.builder.call(function, [ir.Constant(_FLOAT, 0.0), vector], fastmath=("reassoc",))
+        return self.builder.call(function, [ir.Constant(FLOAT, 0.0), vector], fastmath=("reassoc",))
 
     def exp_of_negative(self, power: Any) -> Any:
         """exp(-power) for power in [0, 6]."""
@@ -105,10 +115,10 @@ class _Gaussian:
     """A Gaussian's numbers as vectors, and its falloff along a row."""
 
     def __init__(
-        self, v: _Vectors, dx: Any, half_a: Any, b: Any, half_c: Any, opacity: Any, limit: Any
+        self, v: Vectors, dx: Any, half_a: Any, b: Any, half_c: Any, opacity: Any, limit: Any
     ) -> None:
         self._v = v
-        lanes = ir.Constant(_VECTOR, [ir.Constant(_FLOAT, float(lane)) for lane in range(LANES)])
+        lanes = ir.Constant(VECTOR, [ir.Constant(FLOAT, float(lane)) for lane in range(LANES)])
         self.dx = v.sub(v.splat(dx), lanes)
         self._quadratic = v.mul(v.splat(half_a), v.mul(self.dx, self.dx))
         self._b, self._half_c = b, half_c
@@ -117,8 +127,8 @@ class _Gaussian:
     def alpha(self, dy: Any) -> tuple[Any, Any, Any]:
         """Opacity before clamping, alpha, and where it counts, along the row at distance dy."""
         v, builder = self._v, self._v.builder
-        b_dy = v.splat(builder.fmul(self._b, dy, flags=_FLAGS))
-        c_dy = v.splat(builder.fmul(self._half_c, builder.fmul(dy, dy, flags=_FLAGS), flags=_FLAGS))
+        b_dy = v.splat(builder.fmul(self._b, dy, flags=FLAGS))
+        c_dy = v.splat(builder.fmul(self._half_c, builder.fmul(dy, dy, flags=FLAGS), flags=FLAGS))
         power = v.add(v.add(v.mul(self.dx, b_dy), self._quadratic), c_dy)
         raw = v.mul(self._opacity, v.exp_of_negative(power))
         alpha = v.select(v.less(raw, v.constant(_ALPHA_MAX)), raw, v.constant(_ALPHA_MAX))
@@ -126,7 +136,7 @@ class _Gaussian:
 
 
 def _row_offset(builder: ir.IRBuilder, row: Any, plane: int) -> Any:
-    return builder.add(builder.mul(row, ir.Constant(_INT, LANES)), ir.Constant(_INT, plane * PLANE))
+    return builder.add(builder.mul(row, ir.Constant(INT, LANES)), ir.Constant(INT, plane * PLANE))
 
 
 @intrinsic
@@ -157,12 +167,12 @@ def composite_rows(typing, state, first, last, dx, dy, half_a, b, half_c, opacit
 
     def codegen(context, builder, sig, arguments):
         address, begin, end, x, y, ha, hb, hc, o, lim, *color = arguments
-        v = _Vectors(builder)
+        v = Vectors(builder)
         gaussian = _Gaussian(v, x, ha, hb, hc, o, lim)
         colors = [v.splat(c) for c in color]
         zero = v.constant(0.0)
-        with cgutils.for_range_slice(builder, begin, end, ir.Constant(_INT, 1), inc=True) as (row, _):
-            distance = builder.fsub(y, builder.sitofp(row, _FLOAT), flags=_FLAGS)
+        with cgutils.for_range_slice(builder, begin, end, ir.Constant(INT, 1), inc=True) as (row, _):
+            distance = builder.fsub(y, builder.sitofp(row, FLOAT), flags=FLAGS)
             places = [_row_offset(builder, row, plane) for plane in range(5)]
             before = v.load(address, places[0])
             _, alpha, counts = gaussian.alpha(distance)
@@ -211,20 +221,20 @@ def differentiate_rows(
 
     def codegen(context, builder, sig, arguments):
         address, begin, end, x, y, ha, hb, hc, o, lim, red_, green_, blue_, target = arguments
-        v = _Vectors(builder)
+        v = Vectors(builder)
         gaussian = _Gaussian(v, x, ha, hb, hc, o, lim)
         colors = [v.splat(c) for c in (red_, green_, blue_)]
         zero, one = v.constant(0.0), v.constant(1.0)
         # Sums over rows, a lane each: dq, dq dy, dq dy^2, weight times the picture's gradient.
-        sums = [cgutils.alloca_once(builder, _VECTOR) for _ in range(6)]
+        sums = [cgutils.alloca_once(builder, VECTOR) for _ in range(6)]
         for place in sums:
             builder.store(zero, place)
 
         def accumulate(place: Any, value: Any) -> None:
             builder.store(v.add(builder.load(place), value), place)
 
-        with cgutils.for_range_slice(builder, begin, end, ir.Constant(_INT, 1), inc=True) as (row, _):
-            distance = builder.fsub(y, builder.sitofp(row, _FLOAT), flags=_FLAGS)
+        with cgutils.for_range_slice(builder, begin, end, ir.Constant(INT, 1), inc=True) as (row, _):
+            distance = builder.fsub(y, builder.sitofp(row, FLOAT), flags=FLAGS)
             places = [_row_offset(builder, row, plane) for plane in range(5)]
             before = v.load(address, places[0])
             raw, alpha, counts = gaussian.alpha(distance)
@@ -255,17 +265,17 @@ def differentiate_rows(
     return signature, codegen
 
 
-def _store_record(v: _Vectors, dx: Any, sums: list[Any], conic: tuple[Any, ...], target: Any) -> None:
+def _store_record(v: Vectors, dx: Any, sums: list[Any], conic: tuple[Any, ...], target: Any) -> None:
     """Writes the nine sums; dx depends on the lane alone, so it is multiplied in only here."""
     builder = v.builder
     half_a, b, half_c, opacity = conic
     by_dx = v.mul(sums[0], dx)
     s0, sx, sxx = v.total(sums[0]), v.total(by_dx), v.total(v.mul(by_dx, dx))
     sy, syy, sxy = v.total(sums[1]), v.total(sums[2]), v.total(v.mul(sums[1], dx))
-    half, two = ir.Constant(_FLOAT, 0.5), ir.Constant(_FLOAT, 2.0)
+    half, two = ir.Constant(FLOAT, 0.5), ir.Constant(FLOAT, 2.0)
 
     def mul(x: Any, y: Any) -> Any:
-        return builder.fmul(x, y, flags=_FLAGS)
+        return builder.fmul(x, y, flags=FLAGS)
 
     values = [
         builder.fadd(mul(mul(half_a, two), sx), mul(b, sy)),
@@ -276,9 +286,9 @@ def _store_record(v: _Vectors, dx: Any, sums: list[Any], conic: tuple[Any, ...],
         builder.fneg(builder.fdiv(s0, opacity)),
         *(v.total(each) for each in sums[3:]),
     ]
-    pointer = builder.inttoptr(target, _FLOAT.as_pointer())
+    pointer = builder.inttoptr(target, FLOAT.as_pointer())
     for number, value in enumerate(values):
-        builder.store(value, builder.gep(pointer, [ir.Constant(_INT, number)]))
+        builder.store(value, builder.gep(pointer, [ir.Constant(INT, number)]))
 
 
 @intrinsic
@@ -287,10 +297,10 @@ def any_positive(typing, state):
     signature = types.boolean(types.uintp)
 
     def codegen(context, builder, sig, arguments):
-        v = _Vectors(builder)
-        found = v.load(arguments[0], ir.Constant(_INT, 0))
+        v = Vectors(builder)
+        found = v.load(arguments[0], ir.Constant(INT, 0))
         for row in range(1, LANES):
-            found = v.add(found, v.load(arguments[0], ir.Constant(_INT, row * LANES)))
-        return builder.fcmp_ordered(">", v.total(found), ir.Constant(_FLOAT, 0.0))
+            found = v.add(found, v.load(arguments[0], ir.Constant(INT, row * LANES)))
+        return builder.fcmp_ordered(">", v.total(found), ir.Constant(FLOAT, 0.0))
 
     return signature, codegen

@@ -8,7 +8,7 @@ import torch
 from services.trainer.cpu.backend import CpuBackend
 from services.trainer.scene_types import Camera, Gaussians
 from tests.helpers import reference_renderer as reference
-from tests.helpers.random_scene import look_at_origin, random_gaussians
+from tests.helpers.random_scene import look_at_origin, random_gaussians, random_photo
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +23,7 @@ def relative(value: torch.Tensor, truth: torch.Tensor) -> float:
 
 def assert_agrees(backend, scene: Gaussians, camera: Camera, degree: int) -> None:
     """Loss and gradients within what plain rendering is held to."""
-    generator = torch.Generator().manual_seed(0)
-    target = torch.randint(0, 256, (camera.height, camera.width, 3), dtype=torch.uint8, generator=generator)
+    target = random_photo(camera.height, camera.width)
     background = torch.tensor([0.2, 0.4, 0.6])
     arguments = (scene, camera, target, degree, background, 0.2)
     loss, gradients, norms = reference.loss_and_gradients(*arguments, antialiased=True)

@@ -9,7 +9,7 @@ from services.trainer.backend import AdamConfig
 from services.trainer.cpu.backend import CpuBackend
 from services.trainer.scene_types import Gaussians
 from tests.helpers import reference_renderer as reference
-from tests.helpers.random_scene import look_at_origin, random_gaussians
+from tests.helpers.random_scene import look_at_origin, random_gaussians, random_photo
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def relative(value: torch.Tensor, truth: torch.Tensor) -> float:
 @pytest.mark.parametrize(("width", "height"), [(64, 48), (75, 41)])
 def test_loss_and_gradients(backend, degree, width, height):
     scene, camera = random_gaussians(120, seed=degree), look_at_origin(width, height)
-    target = torch.randint(0, 256, (height, width, 3), dtype=torch.uint8)
+    target = random_photo(height, width)
     background = torch.tensor([0.2, 0.4, 0.6])
     loss, gradients, norms = reference.loss_and_gradients(scene, camera, target, degree, background, 0.2)
     out = backend.loss_and_gradients(scene, camera, target, degree, background, 0.2)
@@ -43,6 +43,18 @@ def test_render_matches_reference(backend):
     truth = reference.render(doubled, camera, 3, background.double())
     picture = backend.render(scene, camera, 3, background)
     assert (picture.double() - truth).abs().max() < 1e-4
+
+
+def test_few_gaussians_may_reach_every_tile():
+    """More tiles than there was room for: the backend makes room and projects again."""
+    backend, scene, camera = CpuBackend(), random_gaussians(3, seed=3), look_at_origin(320, 240)
+    scene.log_scales[:] = 1.0
+    scene.opacity_logits[:] = -1.0
+    picture = backend.render(scene, camera, 3, torch.zeros(3))
+    doubled = Gaussians(**{name: tensor.double() for name, tensor in scene.items()})
+    truth = reference.render(doubled, camera, 3, torch.zeros(3).double())
+    assert float((truth.sum(2) > 0.01).float().mean()) > 0.9
+    assert torch.allclose(picture.double(), truth, atol=1e-4)
 
 
 def test_opaque_layers_stop_where_the_reference_does(backend):
@@ -96,7 +108,7 @@ def test_one_gaussian_of_no_size(backend):
 
 def test_results_repeat_bit_for_bit(backend):
     scene, camera = random_gaussians(500, seed=5), look_at_origin(160, 120)
-    target, background = torch.randint(0, 256, (120, 160, 3), dtype=torch.uint8), torch.zeros(3)
+    target, background = random_photo(120, 160), torch.zeros(3)
     first = backend.loss_and_gradients(scene, camera, target, 3, background, 0.2)
     kept = {name: tensor.clone() for name, tensor in first.gradients.items()}
     again = backend.loss_and_gradients(scene, camera, target, 3, background, 0.2)
@@ -105,7 +117,7 @@ def test_results_repeat_bit_for_bit(backend):
 
 def test_the_number_of_threads_changes_nothing():
     scene, camera = random_gaussians(500, seed=5), look_at_origin(160, 120)
-    target, background = torch.randint(0, 256, (120, 160, 3), dtype=torch.uint8), torch.zeros(3)
+    target, background = random_photo(120, 160), torch.zeros(3)
     outs = [
         CpuBackend(threads=n).loss_and_gradients(scene, camera, target, 3, background, 0.2) for n in (1, 2)
     ]
