@@ -12,7 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from services.common.grpc_server import Server
-from splatmill._status import from_rpc_error
+from splatmill._status import Ending, from_rpc_error
 from splatmill.errors import Reason, SplatmillError
 from splatmill.v1 import reconstruction_pb2 as pb
 from splatmill.v1 import reconstruction_pb2_grpc as rpc
@@ -100,7 +100,7 @@ async def test_client_stream(channel):
             yield pb.CreateJobRequest()
 
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await rpc.ReconstructionServiceStub(channel).CreateJob(requests())
+        await Ending(rpc.ReconstructionServiceStub(channel).CreateJob(requests())).result()
     assert same(from_rpc_error(caught.value))
 
 
